@@ -1,0 +1,52 @@
+//! The operators' door: the API on the admin socket, probes and metrics. Knows nothing of the public door.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::events::Events;
+use crate::state::approvals::Approvals;
+use crate::state::bans::BanTable;
+use crate::state::guesses::GuessLedger;
+use crate::state::limits::Limits;
+
+/// What the roof lends to the operators' door.
+pub trait Control: Send + Sync + 'static {
+    /// Takes over the file. `Ok` is the live generation; `Err` the rendered diagnostics, the old one lives on.
+    fn reload(&self) -> Pin<Box<dyn Future<Output = Result<u64, String>> + Send + '_>>;
+    /// Everything `status` prints, as JSON (uptime, generation, sites, upstreams, certificates, tables).
+    fn status(&self) -> serde_json::Value;
+    /// The live config.
+    fn config(&self) -> Arc<Config>;
+    /// False while draining or before the first commit.
+    fn ready(&self) -> Result<(), String>;
+}
+
+/// The operators' door.
+#[derive(Clone)]
+pub struct Admin {
+    pub bans: Arc<BanTable>,
+    pub guesses: Arc<GuessLedger>,
+    pub limits: Arc<Limits>,
+    pub approvals: Arc<Approvals>,
+    pub events: Events,
+    pub clock: Clock,
+    pub control: Arc<dyn Control>,
+}
+
+/// Binds the admin socket: 0660, a stale file is replaced, a live one is an error.
+pub fn bind(_path: &std::path::Path) -> std::io::Result<std::os::unix::net::UnixListener> {
+    todo!("admin")
+}
+
+/// Serves the API until `stop`; peers must have the gateway's uid, its gid, or be root.
+pub async fn serve(_admin: Admin, _socket: std::os::unix::net::UnixListener, _stop: tokio_util::sync::CancellationToken) {
+    todo!("admin")
+}
+
+/// `/metrics`, `/livez`, `/readyz` (with `?verbose`).
+pub async fn serve_metrics(_admin: Admin, _socket: std::net::TcpListener, _stop: tokio_util::sync::CancellationToken) {
+    todo!("admin")
+}

@@ -1,0 +1,224 @@
+//! What the file says, and what it means: `load` gives a [`Config`] or every error at once, each with its place.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::net::Nets;
+use crate::policy::identity::NameKind;
+use crate::policy::limit::Quota;
+use crate::policy::{AccountKind, Name, Policy};
+
+pub mod diagnostic;
+
+pub use diagnostic::{Diagnostic, Diagnostics, Located, Severity, Span};
+
+/// What one config file means; every value checked, nothing opened yet.
+#[derive(Debug)]
+pub struct Config {
+    /// The file it came from and its text, for diagnostics of later stages (certificates, store, ...).
+    pub source: Arc<Source>,
+    pub policy: Arc<Policy>,
+    pub state_dir: PathBuf,
+    /// Threads, each with its own runtime and listener; at least 1.
+    pub workers: usize,
+    pub listen: Listen,
+    /// `client.ipv6_prefix`
+    pub ipv6_prefix: u8,
+    pub caps: Caps,
+    pub deadlines: Deadlines,
+    pub log: Log,
+    pub tls: Tls,
+    pub client_cas: Vec<ClientCa>,
+    pub upstreams: Vec<UpstreamSpec>,
+    /// `approvals.key`
+    pub approvals_key: Located<PathBuf>,
+}
+
+/// The text that was loaded.
+#[derive(Debug)]
+pub struct Source {
+    /// As given on the command line.
+    pub path: PathBuf,
+    pub text: String,
+}
+
+#[derive(Clone, Debug)]
+pub struct Listen {
+    pub https: Vec<Located<SocketAddr>>,
+    pub http: Vec<Located<SocketAddr>>,
+    pub plain_http: PlainHttp,
+    /// The admin socket's path.
+    pub admin: PathBuf,
+    pub metrics: Option<Located<SocketAddr>>,
+    pub trusted_proxies: Nets,
+    pub proxy_protocol: Nets,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum PlainHttp {
+    #[default]
+    Refuse,
+    Redirect,
+}
+
+#[derive(Clone, Debug)]
+pub struct Caps {
+    pub connections: usize,
+    pub connections_per_client: usize,
+    pub handshakes_per_client: Quota,
+    pub streams: u32,
+    pub headers: usize,
+    /// Bytes.
+    pub head: usize,
+}
+
+#[derive(Clone, Debug)]
+pub struct Deadlines {
+    pub proxy_header: Duration,
+    pub handshake: Duration,
+    pub head: Duration,
+    pub body: Duration,
+    pub idle: Duration,
+    pub drain: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub struct Log {
+    pub access: LogTarget,
+    pub format: LogFormat,
+    pub events: LogTarget,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogTarget {
+    Stdout,
+    File(PathBuf),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    #[default]
+    Json,
+    Combined,
+}
+
+#[derive(Clone, Debug)]
+pub struct Tls {
+    pub min_version: TlsVersion,
+    pub certificates: Vec<CertificateFiles>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum TlsVersion {
+    #[default]
+    V1_2,
+    V1_3,
+}
+
+#[derive(Clone, Debug)]
+pub struct CertificateFiles {
+    pub chain: Located<PathBuf>,
+    pub key: Located<PathBuf>,
+}
+
+/// `client_ca.<name>`
+#[derive(Clone, Debug)]
+pub struct ClientCa {
+    pub name: Name,
+    pub roots: Vec<Located<PathBuf>>,
+    /// Empty: no revocation check for this set.
+    pub crls: Vec<Located<PathBuf>>,
+    pub max_lifetime: Duration,
+    pub identity: NameKind,
+    pub tenant: Option<Name>,
+    pub kind: AccountKind,
+    pub roles: Vec<Name>,
+}
+
+/// `upstream.<name>`
+#[derive(Clone, Debug)]
+pub struct UpstreamSpec {
+    pub name: Name,
+    pub servers: Vec<Located<ServerUrl>>,
+    /// CA file in place of webpki-roots; `https` only.
+    pub ca: Option<Located<PathBuf>>,
+    /// Client certificate towards the application; `https` only.
+    pub client_certificate: Option<CertificateFiles>,
+    pub health: Option<HealthSpec>,
+    pub timeouts: UpstreamTimeouts,
+}
+
+/// One server of an upstream.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ServerUrl {
+    pub scheme: ServerScheme,
+    /// A name or an address, without brackets.
+    pub host: String,
+    pub port: u16,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ServerScheme {
+    Http,
+    /// HTTP/2 by prior knowledge.
+    H2c,
+    /// h2 where offered by ALPN, else HTTP/1.1.
+    Https,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthSpec {
+    pub path: String,
+    pub every: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamTimeouts {
+    pub connect: Duration,
+    pub response: Duration,
+    pub idle: Duration,
+}
+
+/// Reads and compiles a file. `Ok` carries warnings; `Err` carries every error (and the warnings).
+pub fn load(_path: &std::path::Path) -> Result<(Config, Diagnostics), Diagnostics> {
+    todo!("config")
+}
+
+/// The same for a text that is already read; `path` is only for messages.
+pub fn compile_str(_path: &std::path::Path, _text: String) -> Result<(Config, Diagnostics), Diagnostics> {
+    todo!("config")
+}
+
+pub mod fmt {
+    //! `config fmt`: formatting with comments kept.
+
+    /// The formatted text; `Err` is a rendered syntax error.
+    pub fn format(_path: &std::path::Path, _text: &str) -> Result<String, String> {
+        todo!("config")
+    }
+}
+
+pub mod schema {
+    //! `config schema`: the JSON Schema of the file.
+
+    /// Pretty JSON with a final newline; committed as `config/doorward.schema.json`.
+    pub fn json() -> String {
+        todo!("config")
+    }
+}
+
+pub mod show {
+    //! `config show`: the effective config with each value's origin, secrets hidden.
+
+    /// One `key = value  # origin` line each; origin is `file:line` or `default`.
+    pub fn text(_path: &std::path::Path) -> Result<String, super::Diagnostics> {
+        todo!("config")
+    }
+
+    /// The same as an array of `{key, value, origin}`.
+    pub fn json(_path: &std::path::Path) -> Result<serde_json::Value, super::Diagnostics> {
+        todo!("config")
+    }
+}

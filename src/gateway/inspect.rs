@@ -1,0 +1,1 @@
+//! Request + connection + state -> Facts. Gathers; never judges.

@@ -1,0 +1,50 @@
+//! Durable state behind one trait; `embedded` is redb with one writer thread and group commit.
+
+use std::future::Future;
+use std::pin::Pin;
+
+pub mod embedded;
+
+/// The tables. Keys and values are bytes (JSON values, text keys).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Table {
+    Bans,
+    BanHistory,
+    Approvals,
+    Successes,
+}
+
+/// One change; a batch is applied whole or not at all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    Put { table: Table, key: Vec<u8>, value: Vec<u8> },
+    Delete { table: Table, key: Vec<u8> },
+}
+
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("{path}: {cause}")]
+    Open { path: String, cause: String },
+    #[error("the store could not be written: {0}")]
+    Write(String),
+    #[error("the store could not be read: {0}")]
+    Read(String),
+    #[error("the store is closed")]
+    Closed,
+}
+
+/// Resolves when the batch is on disk.
+pub type Durable = Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send>>;
+
+/// Four methods; `conformance` in this module holds every implementation to the same behaviour.
+pub trait Store: Send + Sync + 'static {
+    /// Every row of a table, in key order.
+    fn load(&self, table: Table) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError>;
+    /// Queues a batch at once (order of calls is order of application); the future resolves when it is durable.
+    /// Fails closed: an error means that nothing of the batch may be relied upon after a restart.
+    fn write(&self, batch: Vec<Change>) -> Durable;
+    /// Waits for queued batches and releases the file.
+    fn close(&self);
+    /// For `status`: what it is and where.
+    fn describe(&self) -> String;
+}
