@@ -1,5 +1,13 @@
 //! What happened, told once: one [`Event`], one fan-out to access log, event log and metrics.
 
+mod format;
+mod log;
+pub mod metrics;
+mod telling;
+
+use std::cell::Cell;
+use std::fmt;
+use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,6 +15,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use crate::clock::Clock;
 use crate::config::Log;
 use crate::net::ClientAddr;
 use crate::policy::ban::{Ban, BanKey};
@@ -16,6 +25,19 @@ use crate::policy::{CertCause, Name, Reason, RouteId};
 /// A decision's id: 128 bits, time-ordered, printed as 32 hex digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DecisionId(pub u128);
+
+/// How much an operator should care; `as_str` is the line's `severity`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Severity {
+    /// Ordinary life.
+    Info,
+    /// A refusal or a change that someone may ask about.
+    Notice,
+    /// Somebody should look soon.
+    Warning,
+    /// The gateway is not doing all of its job.
+    Error,
+}
 
 /// Everything that the gateway tells. One match in the fan-out feeds log and metric together.
 #[derive(Debug)]
@@ -191,76 +213,172 @@ pub struct RequestRecord {
 /// The fan-out. Cheap to clone; never blocks a worker.
 #[derive(Clone)]
 pub struct Events {
-    // the events helper's to fill
+    metrics: Arc<metrics::Metrics>,
+    /// `None`: nobody reads lines, so none is made.
+    writer: Option<log::Writer>,
+    clock: Clock,
 }
 
 impl Events {
     /// Opens the logs and starts the writer thread. Errors name the file.
-    pub fn open(_log: &Log) -> std::io::Result<Self> {
-        todo!("events")
+    pub fn open(log: &Log) -> io::Result<Self> {
+        let metrics = Arc::new(metrics::Metrics::new());
+        let writer = log::Writer::start(log::Targets::open(log)?, Arc::clone(&metrics))?;
+        Ok(Self { metrics, writer: Some(writer), clock: Clock::system() })
     }
 
-    /// For tests and the demo: every event also goes to the channel.
-    pub fn with_tap(&self, _tap: tokio::sync::mpsc::UnboundedSender<String>) -> Self {
-        todo!("events")
+    /// For tests and the demo: from now on every event's JSON line (requests too) also goes to the channel, whichever clone
+    /// tells it. A [`sink`](Self::sink) gets its writer here, so there only the returned value is heard.
+    pub fn with_tap(&self, tap: tokio::sync::mpsc::UnboundedSender<String>) -> Self {
+        let mut tapped = self.clone();
+        if tapped.writer.is_none() {
+            tapped.writer = log::Writer::start(log::Targets::none(), Arc::clone(&self.metrics)).ok();
+        }
+        if let Some(writer) = &tapped.writer {
+            writer.tap(tap);
+        }
+        tapped
     }
 
-    /// Discards everything.
+    /// Discards every line; metrics still count.
     pub fn sink() -> Self {
-        todo!("events")
+        Self { metrics: Arc::new(metrics::Metrics::new()), writer: None, clock: Clock::system() }
     }
 
     /// Tells one event. Never blocks: access lines are dropped and counted when the writer is behind, security events are
     /// kept in memory up to a bound and counted when that is reached.
-    pub fn emit(&self, _event: Event) {
-        todo!("events")
+    pub fn emit(&self, event: Event) {
+        match event {
+            Event::Request(record) => {
+                self.metrics.request(&record);
+                if let Some(writer) = &self.writer {
+                    writer.request(record);
+                }
+            }
+            event => {
+                self.metrics.count(&event.telling().count);
+                if let Some(writer) = &self.writer {
+                    writer.event(event, self.clock.now().wall);
+                }
+            }
+        }
     }
 
     /// Reopens log files (USR1).
     pub fn reopen(&self) {
-        todo!("events")
+        if let Some(writer) = &self.writer {
+            writer.reopen();
+        }
     }
 
     /// Switches targets and format after a reload; an error leaves the old ones.
-    pub fn reconfigure(&self, _log: &Log) -> std::io::Result<()> {
-        todo!("events")
+    pub fn reconfigure(&self, log: &Log) -> io::Result<()> {
+        if let Some(writer) = &self.writer {
+            writer.switch(log::Targets::open(log)?);
+        }
+        Ok(())
     }
 
     /// Writes out what is queued; bounded by the deadline.
-    pub fn flush(&self, _deadline: Duration) {
-        todo!("events")
+    pub fn flush(&self, deadline: Duration) {
+        if let Some(writer) = &self.writer {
+            writer.flush(deadline);
+        }
     }
 
     /// The metrics registry.
     pub fn metrics(&self) -> &metrics::Metrics {
-        todo!("events")
+        &self.metrics
     }
 }
 
-pub mod metrics {
-    //! Prometheus handles, resolved once; bounded labels (route, class, reason), never an address, path or user.
-
-    pub struct Metrics {}
-
-    impl Metrics {
-        /// Registers the routes of a new snapshot, so that `Request` events find their handles by `RouteId`.
-        pub fn routes(&self, _generation: u64, _labels: &[super::Name]) {
-            todo!("events")
+impl DecisionId {
+    /// A fresh id: 48 bits of milliseconds, 48 random bits a thread, a 32-bit count. Unique and ordered, not secret; no system
+    /// call, no lock.
+    pub fn fresh(wall: Timestamp) -> Self {
+        thread_local! {
+            static NEXT: Cell<(u64, u32)> = Cell::new((getrandom::u64().unwrap_or_default() & 0xffff_ffff_ffff, 0));
         }
+        let (thread, count) = NEXT.get();
+        NEXT.set((thread, count.wrapping_add(1)));
+        let millis = u128::from(wall.as_millisecond().max(0).unsigned_abs() & 0xffff_ffff_ffff);
+        Self(millis << 80 | u128::from(thread) << 32 | u128::from(count))
+    }
+}
 
-        /// Sets a gauge family: `kind` is `certificate` or `crl`, label is the file's path, value its expiry (unix seconds).
-        pub fn expiry(&self, _kind: &'static str, _file: &str, _unix_seconds: i64) {
-            todo!("events")
-        }
+impl fmt::Display for DecisionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
 
-        /// Sets the size of a bounded table (`bans`, `guesses`, `limits`, `connections`).
-        pub fn table(&self, _name: &'static str, _size: usize) {
-            todo!("events")
-        }
-
-        /// Prometheus text format (OpenMetrics as prometheus-client writes it).
-        pub fn render(&self) -> String {
-            todo!("events")
+impl Severity {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Info => "info",
+            Self::Notice => "notice",
+            Self::Warning => "warning",
+            Self::Error => "error",
         }
     }
 }
+
+impl GuessScope {
+    pub const ALL: [Self; 3] = [Self::Client, Self::Account, Self::Ban];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Account => "account",
+            Self::Ban => "ban",
+        }
+    }
+}
+
+impl ConnectionCause {
+    /// Every cause, in the order of declaration.
+    pub const ALL: [Self; 12] = [
+        Self::Banned,
+        Self::TooManyConnections,
+        Self::TooManyFromClient,
+        Self::TooManyHandshakes,
+        Self::ProxyHeaderMissing,
+        Self::ProxyHeaderMalformed,
+        Self::ProxyHeaderForbidden,
+        Self::ProxyHeaderTimeout,
+        Self::HandshakeTimeout,
+        Self::UnknownServerName,
+        Self::IdleTimeout,
+        Self::Draining,
+    ];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Banned => "banned",
+            Self::TooManyConnections => "too-many-connections",
+            Self::TooManyFromClient => "too-many-from-client",
+            Self::TooManyHandshakes => "too-many-handshakes",
+            Self::ProxyHeaderMissing => "proxy-header-missing",
+            Self::ProxyHeaderMalformed => "proxy-header-malformed",
+            Self::ProxyHeaderForbidden => "proxy-header-forbidden",
+            Self::ProxyHeaderTimeout => "proxy-header-timeout",
+            Self::HandshakeTimeout => "handshake-timeout",
+            Self::UnknownServerName => "unknown-server-name",
+            Self::IdleTimeout => "idle-timeout",
+            Self::Draining => "draining",
+        }
+    }
+
+    /// The clauses that refusing such a connection bears on.
+    pub const fn clauses(self) -> &'static [&'static str] {
+        match self {
+            Self::Banned => &["O11", "O16"],
+            Self::HandshakeTimeout | Self::UnknownServerName => &["C2"],
+            Self::IdleTimeout | Self::Draining => &[],
+            _ => &["O16"],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

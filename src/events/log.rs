@@ -1,0 +1,469 @@
+//! One writer thread behind one queue: workers hand over boxed values, lines are made here.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufWriter, Stdout, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::clock::Clock;
+use crate::config::{Log, LogFormat, LogTarget};
+
+use super::metrics::Metrics;
+use super::{Event, RequestRecord, format};
+
+/// The workers' end of the queue.
+#[derive(Clone)]
+pub(super) struct Writer {
+    queue: Sender<Message>,
+    lanes: Arc<Lanes>,
+    metrics: Arc<Metrics>,
+}
+
+/// Queued messages a lane. Each lane has its own bound, so that a flood at the door or of requests cannot crowd out a ban.
+#[derive(Default)]
+struct Lanes([AtomicUsize; 3]);
+
+#[derive(Clone, Copy)]
+enum Lane {
+    Access,
+    /// What strangers can cause at will, before there is a request.
+    Door,
+    Security,
+}
+
+enum Message {
+    Request(Box<RequestRecord>),
+    Event { event: Box<Event>, at: Timestamp, lane: Lane },
+    Tap(UnboundedSender<String>),
+    Reopen,
+    Switch(Targets),
+    Flush(mpsc::SyncSender<()>),
+}
+
+/// Where lines go.
+pub(super) struct Targets {
+    access: Option<Output>,
+    format: LogFormat,
+    events: EventTarget,
+}
+
+enum EventTarget {
+    None,
+    /// Both logs in one place: one buffer, so that lines never mix.
+    WithAccess,
+    Own(Output),
+}
+
+struct Output {
+    /// `None`: standard output.
+    path: Option<PathBuf>,
+    to: BufWriter<Inner>,
+    /// So that one event tells of a run of failures.
+    failing: bool,
+}
+
+enum Inner {
+    Stdout(Stdout),
+    File(File),
+}
+
+/// The pause after a batch: under load lines leave in larger writes, and workers need not wake this thread for each.
+const LINGER: Duration = Duration::from_millis(2);
+/// Messages between two flushes.
+const BATCH: usize = 4096;
+
+impl Writer {
+    pub(super) fn start(targets: Targets, metrics: Arc<Metrics>) -> io::Result<Self> {
+        let (queue, messages) = mpsc::channel();
+        let lanes = Arc::new(Lanes::default());
+        let scribe = Scribe {
+            messages,
+            lanes: Arc::clone(&lanes),
+            told_drops: metrics.dropped_so_far(),
+            metrics: Arc::clone(&metrics),
+            targets,
+            taps: Vec::new(),
+            line: Vec::with_capacity(4096),
+            clock: Clock::system(),
+        };
+        thread::Builder::new().name("doorward-log".to_owned()).spawn(move || scribe.run())?;
+        Ok(Self { queue, lanes, metrics })
+    }
+
+    pub(super) fn request(&self, record: Box<RequestRecord>) {
+        self.offer(Lane::Access, Message::Request(record));
+    }
+
+    pub(super) fn event(&self, event: Event, at: Timestamp) {
+        let lane = match event {
+            Event::ConnectionRefused { .. }
+            | Event::ProtocolError { .. }
+            | Event::HandshakeFailed { .. }
+            | Event::LimitShadowed { .. } => Lane::Door,
+            _ => Lane::Security,
+        };
+        self.offer(lane, Message::Event { event: Box::new(event), at, lane });
+    }
+
+    pub(super) fn tap(&self, tap: UnboundedSender<String>) {
+        self.control(Message::Tap(tap));
+    }
+
+    pub(super) fn reopen(&self) {
+        self.control(Message::Reopen);
+    }
+
+    pub(super) fn switch(&self, targets: Targets) {
+        self.control(Message::Switch(targets));
+    }
+
+    pub(super) fn flush(&self, deadline: Duration) {
+        let (done, flushed) = mpsc::sync_channel(1);
+        self.control(Message::Flush(done));
+        // A writer stuck on a full pipe must not hold the shutdown.
+        let _ = flushed.recv_timeout(deadline);
+    }
+
+    fn offer(&self, lane: Lane, message: Message) {
+        if !self.lanes.enter(lane) {
+            self.metrics.line_dropped();
+        } else if self.queue.send(message).is_err() {
+            self.lanes.leave(lane);
+            self.metrics.line_dropped();
+        }
+    }
+
+    fn control(&self, message: Message) {
+        // The thread only ends when the last `Writer` is gone; were it dead all the same, lines are counted as dropped.
+        let _ = self.queue.send(message);
+    }
+}
+
+impl Lane {
+    /// Most messages queued.
+    const fn bound(self) -> usize {
+        match self {
+            Self::Access => 32_768,
+            Self::Door => 16_384,
+            Self::Security => 131_072,
+        }
+    }
+}
+
+impl Lanes {
+    fn enter(&self, lane: Lane) -> bool {
+        let [access, door, security] = &self.0;
+        let depth = match lane {
+            Lane::Access => access,
+            Lane::Door => door,
+            Lane::Security => security,
+        };
+        let room = depth.fetch_add(1, Ordering::Relaxed) < lane.bound();
+        if !room {
+            depth.fetch_sub(1, Ordering::Relaxed);
+        }
+        room
+    }
+
+    fn leave(&self, lane: Lane) {
+        let [access, door, security] = &self.0;
+        match lane {
+            Lane::Access => access,
+            Lane::Door => door,
+            Lane::Security => security,
+        }
+        .fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The writer thread.
+struct Scribe {
+    messages: Receiver<Message>,
+    lanes: Arc<Lanes>,
+    metrics: Arc<Metrics>,
+    told_drops: u64,
+    targets: Targets,
+    taps: Vec<UnboundedSender<String>>,
+    line: Vec<u8>,
+    clock: Clock,
+}
+
+impl Scribe {
+    fn run(mut self) {
+        while let Ok(first) = self.messages.recv() {
+            self.take(first);
+            for _ in 1..BATCH {
+                match self.messages.try_recv() {
+                    Ok(message) => self.take(message),
+                    Err(_) => break,
+                }
+            }
+            self.tell_drops();
+            self.write_out();
+            thread::sleep(LINGER);
+        }
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Request(record) => {
+                self.lanes.leave(Lane::Access);
+                self.access(&record);
+            }
+            Message::Event { event, at, lane } => {
+                self.lanes.leave(lane);
+                self.event(&event, at);
+            }
+            Message::Tap(tap) => self.taps.push(tap),
+            Message::Reopen => self.reopen(),
+            Message::Switch(targets) => {
+                self.write_out();
+                self.targets = targets;
+            }
+            Message::Flush(done) => {
+                self.tell_drops();
+                self.write_out();
+                // Nobody may be waiting any more.
+                let _ = done.try_send(());
+            }
+        }
+    }
+
+    fn access(&mut self, record: &RequestRecord) {
+        let json = self.targets.format == LogFormat::Json;
+        if self.targets.access.is_none() && self.taps.is_empty() {
+            return;
+        }
+        self.line.clear();
+        if json || !self.taps.is_empty() {
+            format::json_request(record, &mut self.line);
+            self.tap_line();
+        }
+        if !json {
+            self.line.clear();
+            format::combined(record, &mut self.line);
+        }
+        if let Some(Err(failed)) = self.targets.access.as_mut().map(|output| output.write(&self.line)) {
+            self.failed(failed);
+        }
+    }
+
+    fn event(&mut self, event: &Event, at: Timestamp) {
+        if matches!(self.targets.events, EventTarget::None) && self.taps.is_empty() {
+            return;
+        }
+        self.line.clear();
+        format::json_event(event, at, &mut self.line);
+        self.tap_line();
+        if let Some(Err(failed)) = self.targets.events().map(|output| output.write(&self.line)) {
+            self.failed(failed);
+        }
+    }
+
+    fn tap_line(&mut self) {
+        if !self.taps.is_empty() {
+            let text = String::from_utf8_lossy(&self.line);
+            self.taps.retain(|tap| tap.send(text.trim_end().to_owned()).is_ok());
+        }
+    }
+
+    fn write_out(&mut self) {
+        for failed in self.targets.flush() {
+            self.failed(failed);
+        }
+    }
+
+    fn reopen(&mut self) {
+        self.write_out();
+        for failed in self.targets.reopen() {
+            self.failed(failed);
+        }
+    }
+
+    /// Tells lines that were dropped since it was last told.
+    fn tell_drops(&mut self) {
+        let dropped = self.metrics.dropped_so_far();
+        let lines = dropped.saturating_sub(self.told_drops);
+        if lines > 0 {
+            self.told_drops = dropped;
+            self.event(&Event::LogDropped { lines }, self.clock.now().wall);
+        }
+    }
+
+    /// Counts a failed write; the first of a run is also told, on whichever target still takes lines, and on stderr.
+    fn failed(&mut self, failed: WriteFailed) {
+        self.metrics.write_error();
+        if failed.first {
+            tracing::error!(target: "doorward", "the log {} cannot be written: {}", failed.name, failed.error);
+            let event = Event::StoreFailed { action: "log", error: format!("{}: {}", failed.name, failed.error) };
+            self.metrics.count(&event.telling().count);
+            self.event(&event, self.clock.now().wall);
+        }
+    }
+}
+
+struct WriteFailed {
+    name: String,
+    error: io::Error,
+    /// The first of a run of failures.
+    first: bool,
+}
+
+impl Targets {
+    /// Opens what the config names. Errors name the file.
+    pub(super) fn open(log: &Log) -> io::Result<Self> {
+        let access = Some(Output::open(&log.access)?);
+        let events =
+            if log.events == log.access { EventTarget::WithAccess } else { EventTarget::Own(Output::open(&log.events)?) };
+        Ok(Self { access, format: log.format, events })
+    }
+
+    pub(super) fn none() -> Self {
+        Self { access: None, format: LogFormat::Json, events: EventTarget::None }
+    }
+
+    fn events(&mut self) -> Option<&mut Output> {
+        match &mut self.events {
+            EventTarget::None => None,
+            EventTarget::WithAccess => self.access.as_mut(),
+            EventTarget::Own(output) => Some(output),
+        }
+    }
+
+    fn outputs(&mut self) -> impl Iterator<Item = &mut Output> {
+        let own = match &mut self.events {
+            EventTarget::Own(output) => Some(output),
+            _ => None,
+        };
+        self.access.iter_mut().chain(own)
+    }
+
+    fn flush(&mut self) -> Vec<WriteFailed> {
+        self.outputs().filter_map(|output| output.flush().err()).collect()
+    }
+
+    fn reopen(&mut self) -> Vec<WriteFailed> {
+        self.outputs().filter_map(|output| output.reopen().err()).collect()
+    }
+}
+
+impl Output {
+    fn open(target: &LogTarget) -> io::Result<Self> {
+        let (path, inner) = match target {
+            LogTarget::Stdout => (None, Inner::Stdout(io::stdout())),
+            LogTarget::File(path) => (Some(path.clone()), Inner::File(append(path)?)),
+        };
+        Ok(Self { path, to: BufWriter::with_capacity(64 * 1024, inner), failing: false })
+    }
+
+    fn write(&mut self, line: &[u8]) -> Result<(), WriteFailed> {
+        let result = self.to.write_all(line);
+        self.note(result)
+    }
+
+    fn flush(&mut self) -> Result<(), WriteFailed> {
+        let result = self.to.flush();
+        if result.is_ok() {
+            self.failing = false;
+        }
+        self.note(result)
+    }
+
+    /// The old file stays open when the new one cannot be had.
+    fn reopen(&mut self) -> Result<(), WriteFailed> {
+        let Some(path) = &self.path else { return Ok(()) };
+        match append(path) {
+            Ok(file) => {
+                self.to = BufWriter::with_capacity(64 * 1024, Inner::File(file));
+                Ok(())
+            }
+            Err(error) => Err(WriteFailed { name: self.name(), error, first: true }),
+        }
+    }
+
+    fn note(&mut self, result: io::Result<()>) -> Result<(), WriteFailed> {
+        result.map_err(|error| {
+            let first = !std::mem::replace(&mut self.failing, true);
+            WriteFailed { name: self.name(), error, first }
+        })
+    }
+
+    fn name(&self) -> String {
+        self.path.as_deref().map_or_else(|| "-".to_owned(), |path| path.display().to_string())
+    }
+}
+
+impl Write for Inner {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Stdout(out) => out.write(bytes),
+            Self::File(file) => file.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Stdout(out) => out.flush(),
+            Self::File(file) => file.flush(),
+        }
+    }
+}
+
+fn append(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o640)
+        .open(path)
+        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::events::ConnectionCause;
+
+    #[test]
+    fn a_flood_at_the_door_is_counted_and_crowds_out_no_security_event() {
+        let (queue, messages) = mpsc::channel();
+        let metrics = Arc::new(Metrics::new());
+        let writer = Writer { queue, lanes: Arc::default(), metrics: Arc::clone(&metrics) };
+        let peer = std::net::Ipv4Addr::LOCALHOST.into();
+        for _ in 0..Lane::Door.bound() + 7 {
+            writer.event(Event::ConnectionRefused { peer, client: None, cause: ConnectionCause::Banned }, Timestamp::UNIX_EPOCH);
+        }
+        assert_eq!(metrics.dropped_so_far(), 7);
+        writer.event(Event::Stopped { cut: 1 }, Timestamp::UNIX_EPOCH);
+        assert_eq!(metrics.dropped_so_far(), 7);
+        let last = messages.try_iter().last();
+        assert!(matches!(last, Some(Message::Event { lane: Lane::Security, .. })));
+    }
+
+    #[test]
+    fn failed_writes_are_counted_and_told_once() {
+        let metrics = Arc::new(Metrics::new());
+        let log = Log {
+            access: LogTarget::File("/dev/full".into()),
+            format: LogFormat::Json,
+            events: LogTarget::File("/dev/full".into()),
+        };
+        let writer = Writer::start(Targets::open(&log).unwrap(), Arc::clone(&metrics)).unwrap();
+        let (tap, mut lines) = tokio::sync::mpsc::unbounded_channel();
+        writer.tap(tap);
+        for _ in 0..3 {
+            writer.event(Event::Stopped { cut: 0 }, Timestamp::UNIX_EPOCH);
+            writer.flush(Duration::from_secs(10));
+        }
+        let lines: Vec<String> = std::iter::from_fn(|| lines.try_recv().ok()).collect();
+        assert_eq!(lines.iter().filter(|line| line.contains("store.failed")).count(), 1, "{lines:?}");
+        assert_eq!(lines.iter().filter(|line| line.contains("gateway.stopped")).count(), 3);
+    }
+}
