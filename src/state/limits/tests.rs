@@ -1,0 +1,1 @@
+//! What limits promise, held against plain models.
