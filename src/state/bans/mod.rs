@@ -10,18 +10,18 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use jiff::Timestamp;
 
 use crate::clock::Now;
-use crate::net::ClientAddr;
+use crate::net::{ClientAddr, fold_mapped};
 use crate::policy::Name;
 use crate::policy::ban::{Ban, BanKey, BanRules};
 use crate::policy::decide::BanFact;
 use crate::policy::login::AccountKey;
 
 use self::books::{Books, Live};
-use self::nets::{NetIndex, SharedLengths, truncated, wider};
+use self::nets::{SharedLengths, truncated, wider};
 use super::lock;
 use super::store::{Change, Durable, Store, StoreError, Table};
 
@@ -47,7 +47,7 @@ const BY_CONFIG: &str = "config";
 
 pub struct BanTable {
     store: Arc<dyn Store>,
-    rules: ArcSwap<Rules>,
+    rules: ArcSwap<BanRules>,
     /// Whether any net is banned at all: most gateways answer every lookup from this alone.
     any_net: AtomicBool,
     nets: DashMap<IpNet, Live>,
@@ -62,11 +62,6 @@ pub struct BanTable {
     most_guess_bans: usize,
 }
 
-struct Rules {
-    bans: BanRules,
-    always: NetIndex,
-}
-
 impl BanTable {
     /// Loads the live bans and the history behind escalation. Fails closed: an unreadable row is an error.
     pub fn load(store: Arc<dyn Store>, rules: &BanRules, now: Now) -> Result<Self, StoreError> {
@@ -78,7 +73,7 @@ impl BanTable {
             books.history.restore(BanKey::parse(text, 128).map_err(bad)?, times);
         }
         let table = Self {
-            rules: ArcSwap::from_pointee(Rules::new(rules)),
+            rules: ArcSwap::from_pointee(rules.clone()),
             any_net: AtomicBool::new(false),
             nets: DashMap::with_shard_amount(SHARDS),
             lengths: SharedLengths::default(),
@@ -103,7 +98,7 @@ impl BanTable {
     /// Takes over new rules: `always` is rebuilt, bans of nets now under `never` stop holding, nothing else is lost.
     pub fn reconcile(&self, rules: &BanRules) {
         let books = lock(&self.books);
-        self.rules.store(Arc::new(Rules::new(rules)));
+        self.rules.store(Arc::new(rules.clone()));
         self.note_whether_any(&books);
     }
 
@@ -117,7 +112,7 @@ impl BanTable {
         let rules = self.rules.load();
         let always = rules.always.contains(client.ip);
         let until = if always { Timestamp::MAX } else { self.longest_over(client.ip, now)? };
-        (!rules.bans.exempt(client.ip)).then_some(BanFact { until, always })
+        (!rules.exempt(client.ip)).then_some(BanFact { until, always })
     }
 
     /// The live ban of a proven caller, by its `set:name`. Fails closed.
@@ -139,12 +134,12 @@ impl BanTable {
     pub fn punish(&self, key: BanKey, failures: u32, now: Now) -> Option<(Ban, Durable)> {
         let key = canonical(key);
         let rules = self.rules.load_full();
-        if rules.spared(&key).is_some() {
+        if spared(&rules, &key).is_some() {
             return None;
         }
         let mut books = lock(&self.books);
-        let count = books.history.count(&key, now.wall, rules.bans.forget).saturating_add(1);
-        let until = later(now.wall, rules.bans.length(count));
+        let count = books.history.count(&key, now.wall, rules.forget).saturating_add(1);
+        let until = later(now.wall, rules.length(count));
         if let Some(standing) =
             self.get(&key).filter(|standing| standing.holds(now) && (standing.is_guess() || standing.until >= until))
         {
@@ -158,7 +153,7 @@ impl BanTable {
             }
             _ => Live { since: now.wall, until, count, failures, note: None }.into_ban(key.clone()),
         };
-        self.remember(&mut books, &key, &rules.bans, now, &mut batch);
+        self.remember(&mut books, &key, &rules, now, &mut batch);
         Some(self.put(&mut books, ban, batch))
     }
 
@@ -174,7 +169,7 @@ impl BanTable {
     ) -> Result<(Ban, Durable), String> {
         let key = canonical(key);
         let rules = self.rules.load_full();
-        if let Some(never) = rules.spared(&key) {
+        if let Some(never) = spared(&rules, &key) {
             return Err(format!(
                 "{key} may not be banned: it overlaps {never}, which `bans.never` or `trusted_proxies` protects"
             ));
@@ -189,7 +184,7 @@ impl BanTable {
             return Err(format!("{key} is banned {end} already; lift that ban first"));
         }
         let mut batch = Vec::with_capacity(2);
-        let count = self.remember(&mut books, &key, &rules.bans, now, &mut batch);
+        let count = self.remember(&mut books, &key, &rules, now, &mut batch);
         let ban = Ban { key, reason, count, failures: 0, since: now.wall, until, by };
         Ok(self.put(&mut books, ban, batch))
     }
@@ -212,8 +207,8 @@ impl BanTable {
         let identities = self.identities.iter().map(|entry| entry.value().to_ban(BanKey::Identity(entry.key().clone())));
         let accounts = self.accounts.iter().map(|entry| entry.value().to_ban(BanKey::Account(AccountKey(entry.key().clone()))));
         let mut bans: Vec<Ban> = nets.chain(identities).chain(accounts).filter(|ban| now.wall < ban.until).collect();
-        bans.extend(rules.bans.always.iter().map(|net| self.by_config(*net)));
-        bans.retain(|ban| !rules.lets_go(&ban.key));
+        bans.extend(rules.always.iter().map(|net| self.by_config(*net)));
+        bans.retain(|ban| !lets_go(&rules, &ban.key));
         bans.sort_by(|a, b| (a.until, &a.key).cmp(&(b.until, &b.key)));
         bans
     }
@@ -229,11 +224,11 @@ impl BanTable {
                 let over = truncated(net.addr(), length)?;
                 self.nets.get(&over).map(|live| live.to_ban(BanKey::Net(over)))
             }));
-            bans.extend(rules.bans.always.iter().filter(|always| always.contains(net)).map(|always| self.by_config(*always)));
+            bans.extend(rules.always.iter().filter(|always| always.contains(net)).map(|always| self.by_config(*always)));
         } else {
             bans.extend(self.get(&key).map(|live| live.into_ban(key.clone())));
         }
-        bans.retain(|ban| now.wall < ban.until && !rules.lets_go(&key));
+        bans.retain(|ban| now.wall < ban.until && !lets_go(&rules, &key));
         bans.sort_by(|a, b| (a.until, &a.key).cmp(&(b.until, &b.key)));
         bans
     }
@@ -247,7 +242,7 @@ impl BanTable {
             let more = batch.len() >= SWEEP_CHUNK;
             if !more && now.instant >= books.history_swept + HISTORY_SWEEP {
                 books.history_swept = now.instant;
-                let forget = self.rules.load().bans.forget;
+                let forget = self.rules.load().forget;
                 let forgotten = books.history.forget(now.wall, forget);
                 batch.extend(forgotten.iter().map(|key| Change::Delete { table: Table::BanHistory, key: row(key) }));
             }
@@ -370,7 +365,7 @@ impl BanTable {
         net: IpNet,
         until: Timestamp,
         failures: u32,
-        rules: &Rules,
+        rules: &BanRules,
         now: Now,
         batch: &mut Vec<Change>,
     ) -> Option<Ban> {
@@ -378,7 +373,7 @@ impl BanTable {
         let key = BanKey::Net(wide);
         let standing = self.get(&key).filter(|standing| standing.holds(now));
         let neighbours = books.guessed_within(&wide);
-        if rules.spared(&key).is_some() || (standing.is_none() && neighbours.len() < NEIGHBOURS_TO_FOLD) {
+        if spared(rules, &key).is_some() || (standing.is_none() && neighbours.len() < NEIGHBOURS_TO_FOLD) {
             return None;
         }
         let mut until = standing.as_ref().map_or(until, |standing| until.max(standing.until));
@@ -407,22 +402,16 @@ impl BanTable {
     }
 }
 
-impl Rules {
-    fn new(bans: &BanRules) -> Self {
-        Self { always: bans.always.iter().map(|net| canonical_net(*net)).collect(), bans: bans.clone() }
-    }
+/// The `never` net that a new ban of this key would touch, from inside or from around.
+fn spared(rules: &BanRules, key: &BanKey) -> Option<IpNet> {
+    let BanKey::Net(net) = key else { return None };
+    rules.never.iter().map(|never| fold_mapped(*never)).find(|never| never.contains(net) || net.contains(never))
+}
 
-    /// The `never` net that a new ban of this key would touch, from inside or from around.
-    fn spared(&self, key: &BanKey) -> Option<IpNet> {
-        let BanKey::Net(net) = key else { return None };
-        self.bans.never.iter().map(|never| canonical_net(*never)).find(|never| never.contains(net) || net.contains(never))
-    }
-
-    /// Whether a ban that stands holds nobody any more, because `never` covers all of it now.
-    fn lets_go(&self, key: &BanKey) -> bool {
-        let BanKey::Net(net) = key else { return false };
-        self.bans.never.iter().any(|never| canonical_net(*never).contains(net))
-    }
+/// Whether a ban that stands holds nobody any more, because `never` covers all of it now.
+fn lets_go(rules: &BanRules, key: &BanKey) -> bool {
+    let BanKey::Net(net) = key else { return false };
+    rules.never.iter().any(|never| fold_mapped(*never).contains(net))
 }
 
 fn fact(live: &Live, now: Now) -> Option<BanFact> {
@@ -438,21 +427,10 @@ fn row(key: &BanKey) -> Vec<u8> {
     key.to_string().into_bytes()
 }
 
+/// Clients are looked up with IPv4-mapped addresses folded to IPv4, so nets are kept that way too.
 fn canonical(key: BanKey) -> BanKey {
     match key {
-        BanKey::Net(net) => BanKey::Net(canonical_net(net)),
+        BanKey::Net(net) => BanKey::Net(fold_mapped(net)),
         other => other,
     }
-}
-
-/// Clients are looked up with IPv4-mapped addresses folded to IPv4, so nets are kept that way too.
-fn canonical_net(net: IpNet) -> IpNet {
-    if let IpNet::V6(v6) = net
-        && let Some(v4) = v6.addr().to_ipv4_mapped()
-        && let Some(length) = v6.prefix_len().checked_sub(96)
-        && let Ok(v4) = Ipv4Net::new(v4, length)
-    {
-        return IpNet::V4(v4.trunc());
-    }
-    net.trunc()
 }
