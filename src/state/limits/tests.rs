@@ -251,6 +251,25 @@ fn a_late_return_takes_nothing_from_what_others_spent() {
 }
 
 #[test]
+fn a_return_gives_all_back_whatever_came_between_and_however_late_while_nothing_of_it_drained() {
+    let limits = Limits::new(&[spec("x", &[LimitKey::Client], quota(1, 1, 3))]);
+    let subject = client("203.0.113.7");
+    let charge = || {
+        let mut charges = Charges::default();
+        limits.charge(FIRST, &subject, &mut charges, at(0)).unwrap();
+        charges
+    };
+    let (mut one, mut other) = (charge(), charge());
+    other.give_back(at(0));
+    one.give_back(at(0));
+    assert_eq!(remaining(&limits, FIRST, &subject, at(0)), [3]);
+
+    let (_, _, mut third) = (charge(), charge(), charge());
+    third.give_back(at(500_000_000));
+    assert_eq!(remaining(&limits, FIRST, &subject, at(1_000_000_000)), [2]);
+}
+
+#[test]
 fn show_lists_the_most_used_first_and_sweep_forgets_the_unused() {
     let limits = Limits::new(&[spec("client", &[LimitKey::Client], quota(1, 1, 10))]);
     for n in 0..300 {
