@@ -210,13 +210,50 @@ fn a_certificate_without_its_key_never_passes() {
 }
 
 #[test]
-fn a_key_too_weak_to_prove_anything_ends_the_handshake_with_its_cause() {
-    const RSA_1024_SPKI: usize = 128;
+fn a_key_or_form_that_proves_nothing_ends_the_handshake_with_its_cause() {
+    const RSA_1024: usize = 128;
     let mut modulus = vec![0x02, 0x81, 0x81, 0x00];
-    modulus.extend([0xc5; RSA_1024_SPKI]);
-    let weak = rcgen_weak_rsa(&modulus);
-    assert!(crate::tls::names::has_short_rsa_key(&weak));
+    modulus.extend([0xc5; RSA_1024]);
+    let cases = [
+        (rcgen_weak_rsa(&modulus), CertCause::WeakKey, AlertDescription::DecryptError),
+        (b"\x30\x03\x02\x01\x01"[..].into(), CertCause::Malformed, AlertDescription::BadCertificate),
+    ];
+    for version in BOTH {
+        let setup = Setup::portal(&[&Ca::root("acme")], &[], CertDemand::Optional);
+        for (leaf, cause, alert) in &cases {
+            let mut config = (*client(&setup, version, None)).clone();
+            let shown = rustls::sign::CertifiedKey::new(vec![leaf.clone()], Arc::new(Scribbler));
+            config.client_auth_cert_resolver = Arc::new(rustls::sign::SingleCertAndKey::from(shown));
+            let outcome = connect(&setup.state(), &Arc::new(config), "portal.example.com");
+            assert_eq!(outcome.alert(), *alert, "{cause:?}");
+            assert_eq!(take_refusal().map(|refusal| refusal.cause), Some(*cause));
+        }
+    }
     assert!(!crate::tls::names::has_short_rsa_key(&Ca::root("acme").client(|_| {}).chain[0]));
+}
+
+/// Signs whatever it is asked to, with nothing.
+#[derive(Debug)]
+struct Scribbler;
+
+impl rustls::sign::SigningKey for Scribbler {
+    fn choose_scheme(&self, _: &[rustls::SignatureScheme]) -> Option<Box<dyn rustls::sign::Signer>> {
+        Some(Box::new(Self))
+    }
+
+    fn algorithm(&self) -> rustls::SignatureAlgorithm {
+        rustls::SignatureAlgorithm::RSA
+    }
+}
+
+impl rustls::sign::Signer for Scribbler {
+    fn sign(&self, _: &[u8]) -> Result<Vec<u8>, Error> {
+        Ok(vec![0; 128])
+    }
+
+    fn scheme(&self) -> rustls::SignatureScheme {
+        rustls::SignatureScheme::RSA_PSS_SHA256
+    }
 }
 
 /// A certificate over a made-up RSA key: nothing here verifies it.
