@@ -13,13 +13,15 @@ use http::{Request, Response, StatusCode, Version};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
+use tokio_rustls::server::TlsStream;
 
 use crate::policy::Permit;
-use crate::upstream::{Body, BodyError, ForwardError, ForwardErrorKind, Outstanding, Reply, Upstream};
+use crate::upstream::{Body, BodyError, ForwardError, ForwardErrorKind, Outstanding, Pool, Reply, Upstream};
 
 use super::{Worker, headers};
 
@@ -48,12 +50,32 @@ pub async fn send(
     worker: &Arc<Worker>,
     upstream: &Upstream,
     permit: &Permit,
-    mut request: Request<Body>,
+    request: Request<Body>,
     client_upgrade: Option<OnUpgrade>,
     terms: Terms,
 ) -> Result<(Response<Body>, Arc<str>), ForwardError> {
     // Taken for what it proves: nothing is forwarded without one.
     let _: &Permit = permit;
+    exchange(&worker.pool, upstream, request, client_upgrade, &terms).await
+}
+
+/// The client's body with its cap and its stall deadline, trailers dropped.
+///
+/// Fails closed: the byte that is over the cap, and what follows it, is never passed on.
+pub fn request_body(body: Incoming, terms: &Terms) -> Body {
+    if body.is_end_stream() {
+        return empty();
+    }
+    ClientBody { body, left: terms.body, gap: Gap::new(terms.body_stall), over: false }.boxed_unsync()
+}
+
+async fn exchange(
+    pool: &Pool,
+    upstream: &Upstream,
+    mut request: Request<Body>,
+    client_upgrade: Option<OnUpgrade>,
+    terms: &Terms,
+) -> Result<(Response<Body>, Arc<str>), ForwardError> {
     if request.body().size_hint().lower() > terms.body {
         let cause = format!("the request announces more than {} bytes of body", terms.body);
         return Err(ForwardError { kind: ForwardErrorKind::BodyTooLarge, unsent: true, cause });
@@ -65,7 +87,7 @@ pub async fn send(
         request.headers_mut().remove(CONNECTION);
     }
 
-    let Reply { mut response, server, guard } = worker.pool.send(upstream, request).await?;
+    let Reply { mut response, server, guard } = pool.send(upstream, request).await?;
     // How the upstream speaks is no matter between the client and this gateway.
     *response.version_mut() = Version::HTTP_11;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -83,16 +105,6 @@ pub async fn send(
     let far = hyper::upgrade::on(&mut response);
     tokio::spawn(tunnel(client, far, guard, terms.idle.max(TUNNEL_IDLE)));
     Ok((response.map(|_| empty()), server))
-}
-
-/// The client's body with its cap and its stall deadline, trailers dropped.
-///
-/// Fails closed: the byte that is over the cap, and what follows it, is never passed on.
-pub fn request_body(body: Incoming, terms: &Terms) -> Body {
-    if body.is_end_stream() {
-        return empty();
-    }
-    ClientBody { body, left: terms.body, gap: Gap::new(terms.body_stall), over: false }.boxed_unsync()
 }
 
 /// The upstream's body with its gap deadline; `guard` is held to its end.
@@ -237,8 +249,11 @@ async fn tunnel(client: OnUpgrade, far: OnUpgrade, guard: Outstanding, idle: Dur
         Ok(Err(error)) => return tracing::debug!(%error, "an upgrade was not completed"),
         Err(_) => return tracing::debug!("an upgrade was not completed in time"),
     };
+    let Some(client) = client_side(client) else {
+        return tracing::debug!("the client spoke before its upgrade was answered");
+    };
     let activity = Arc::new(Activity { started: Instant::now(), last: AtomicU64::new(0) });
-    let mut client = Watched { io: TokioIo::new(client), activity: activity.clone() };
+    let mut client = Watched { io: client, activity: activity.clone() };
     let mut far = Watched { io: TokioIo::new(far), activity: activity.clone() };
     tokio::select! {
         _ = tokio::io::copy_bidirectional(&mut client, &mut far) => {}
@@ -246,6 +261,25 @@ async fn tunnel(client: OnUpgrade, far: OnUpgrade, guard: Outstanding, idle: Dur
     }
     drop(guard);
 }
+
+/// The client's end of a tunnel. Fails closed: `None` where bytes of the client lay waiting before its 101 was written, for
+/// they were meant for something else than the new protocol.
+///
+/// A connection of a kind not listed here is taken without that look; nothing of it reached the upstream before its 101.
+fn client_side(upgraded: Upgraded) -> Option<Box<dyn Duplex>> {
+    let upgraded = match upgraded.downcast::<TokioIo<TlsStream<TcpStream>>>() {
+        Ok(parts) => return parts.read_buf.is_empty().then(|| Box::new(parts.io.into_inner()) as Box<dyn Duplex>),
+        Err(upgraded) => upgraded,
+    };
+    match upgraded.downcast::<TokioIo<TcpStream>>() {
+        Ok(parts) => parts.read_buf.is_empty().then(|| Box::new(parts.io.into_inner()) as Box<dyn Duplex>),
+        Err(upgraded) => Some(Box::new(TokioIo::new(upgraded))),
+    }
+}
+
+trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 /// When a byte last passed.
 struct Activity {
