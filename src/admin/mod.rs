@@ -12,6 +12,18 @@ use crate::state::bans::BanTable;
 use crate::state::guesses::GuessLedger;
 use crate::state::limits::Limits;
 
+pub mod api;
+mod approvals;
+mod bans;
+mod limits;
+mod peer;
+mod probes;
+mod router;
+mod socket;
+pub mod times;
+
+pub use socket::bind;
+
 /// What the roof lends to the operators' door.
 pub trait Control: Send + Sync + 'static {
     /// Takes over the file. `Ok` is the live generation; `Err` the rendered diagnostics, the old one lives on.
@@ -36,17 +48,13 @@ pub struct Admin {
     pub control: Arc<dyn Control>,
 }
 
-/// Binds the admin socket: 0660, a stale file is replaced, a live one is an error.
-pub fn bind(_path: &std::path::Path) -> std::io::Result<std::os::unix::net::UnixListener> {
-    todo!("admin")
-}
-
-/// Serves the API until `stop`; peers must have the gateway's uid, its gid, or be root.
-pub async fn serve(_admin: Admin, _socket: std::os::unix::net::UnixListener, _stop: tokio_util::sync::CancellationToken) {
-    todo!("admin")
+/// Serves the API until `stop`; peers must have the gateway's uid, its gid, or be root. Fails closed: a peer whose
+/// credentials cannot be read is turned away.
+pub async fn serve(admin: Admin, socket: std::os::unix::net::UnixListener, stop: tokio_util::sync::CancellationToken) {
+    socket::serve(admin, socket, stop).await;
 }
 
 /// `/metrics`, `/livez`, `/readyz` (with `?verbose`).
-pub async fn serve_metrics(_admin: Admin, _socket: std::net::TcpListener, _stop: tokio_util::sync::CancellationToken) {
-    todo!("admin")
+pub async fn serve_metrics(admin: Admin, socket: std::net::TcpListener, stop: tokio_util::sync::CancellationToken) {
+    probes::serve(admin, socket, stop).await;
 }

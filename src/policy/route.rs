@@ -1,11 +1,17 @@
 //! Sites by host, routes by longest canonical prefix of whole segments, or exactly.
 
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::fmt;
+use std::net::Ipv6Addr;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use http::Method;
+use percent_encoding::percent_decode_str;
 
 use super::login::LoginRule;
-use super::{CanonicalPath, Denial, LimitId, Name, UpstreamId};
+use super::{CanonicalPath, Denial, LimitId, Name, Reason, UpstreamId};
 
 /// Index of a site in [`Sites`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -50,7 +56,9 @@ pub enum Allow {
 /// A host as a site claims it: exact, or `*.rest` for exactly one more label.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum HostPattern {
+    /// A canonical host.
     Exact(String),
+    /// The canonical `rest`, without `*.`.
     Wildcard(String),
 }
 
@@ -62,7 +70,7 @@ pub struct Site {
     /// CA sets that may vouch here (indices into `Config::client_cas`); empty: nobody is asked.
     pub client_ca: Vec<usize>,
     pub client_cert: CertDemand,
-    pub routes: Vec<Arc<Route>>,
+    pub routes: RouteTable,
 }
 
 /// One route: what may pass here, and where it goes.
@@ -88,11 +96,26 @@ pub struct Route {
     pub body: u64,
 }
 
+/// A site's routes in config order, with the index that finds the longest one by hash, however many there are.
+#[derive(Debug, Default)]
+pub struct RouteTable {
+    routes: Vec<Arc<Route>>,
+    /// Positions by the decoded path.
+    exact: HashMap<Box<str>, usize>,
+    /// The same for prefixes, without trailing slash.
+    prefixes: HashMap<Box<str>, usize>,
+    /// Slashes in the deepest prefix: what lies deeper in a request's path is never hashed.
+    deepest: usize,
+}
+
 /// All sites, with their host table.
 #[derive(Debug, Default)]
 pub struct Sites {
     sites: Vec<Arc<Site>>,
-    // host table: the policy helper's to fill
+    /// Positions by canonical host.
+    exact: HashMap<Box<str>, usize>,
+    /// Positions by what follows the first label.
+    wildcard: HashMap<Box<str>, usize>,
 }
 
 /// The TLS side of a connection, for the 421 rule.
@@ -104,15 +127,68 @@ pub enum Sni {
     Absent,
 }
 
+/// Longest host name, in bytes (RFC 1035 section 2.3.4).
+const MAX_HOST: usize = 253;
+
 /// Canonical host from an authority: lower case, no port, no trailing dot. `None`: not a host.
-pub fn canonical_host(_authority: &str) -> Option<String> {
-    todo!("policy")
+///
+/// Fails closed: user information, an empty or odd port, an empty label and anything but letters, digits, `-` and `_` are
+/// refused. An IPv6 address keeps its brackets and takes the form of RFC 5952.
+pub fn canonical_host(authority: &str) -> Option<String> {
+    host_of(authority).map(Cow::into_owned)
+}
+
+/// [`canonical_host`], borrowed where the authority is canonical but for its port.
+pub fn host_of(authority: &str) -> Option<Cow<'_, str>> {
+    if let Some(rest) = authority.strip_prefix('[') {
+        let (address, port) = rest.split_once(']')?;
+        if !port.is_empty() {
+            check_port(port.strip_prefix(':')?)?;
+        }
+        let address: Ipv6Addr = address.parse().ok()?;
+        return Some(Cow::Owned(format!("[{address}]")));
+    }
+    let host = match authority.split_once(':') {
+        Some((host, port)) => {
+            check_port(port)?;
+            host
+        }
+        None => authority,
+    };
+    let host = host.strip_suffix('.').unwrap_or(host);
+    if host.len() > MAX_HOST || !host.split('.').all(is_label) {
+        return None;
+    }
+    if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        return Some(Cow::Owned(host.to_ascii_lowercase()));
+    }
+    Some(Cow::Borrowed(host))
+}
+
+/// 1 to 65535, without sign or leading zero.
+fn check_port(port: &str) -> Option<()> {
+    let plain = port.bytes().all(|byte| byte.is_ascii_digit()) && !port.starts_with('0');
+    (plain && port.parse::<u16>().is_ok()).then_some(())
+}
+
+fn is_label(label: &str) -> bool {
+    (1..=63).contains(&label.len()) && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
 }
 
 impl Sites {
     /// The sites in config order; `hosts` must be disjoint (compile checks it).
-    pub fn new(_sites: Vec<Site>) -> Self {
-        todo!("policy")
+    pub fn new(sites: Vec<Site>) -> Self {
+        let mut table = Self::default();
+        for (position, site) in sites.into_iter().enumerate() {
+            for host in &site.hosts {
+                match host {
+                    HostPattern::Exact(host) => table.exact.entry(host.as_str().into()).or_insert(position),
+                    HostPattern::Wildcard(rest) => table.wildcard.entry(rest.as_str().into()).or_insert(position),
+                };
+            }
+            table.sites.push(Arc::new(site));
+        }
+        table
     }
 
     pub fn get(&self, id: SiteId) -> Option<&Arc<Site>> {
@@ -124,32 +200,147 @@ impl Sites {
     }
 
     /// The site that claims a canonical host: exact before wildcard.
-    pub fn by_host(&self, _host: &str) -> Option<&Arc<Site>> {
-        todo!("policy")
+    pub fn by_host(&self, host: &str) -> Option<&Arc<Site>> {
+        let position = match self.exact.get(host) {
+            Some(position) => position,
+            None => self.wildcard.get(host.split_once('.')?.1)?,
+        };
+        self.sites.get(*position)
     }
 
     /// SNI and Host must name the same site, else 421 `misdirected`, known host or not; 404 only when they agree.
     /// Fails closed: without SNI only sites without `client_ca` can be reached.
-    pub fn resolve(&self, _sni: Sni, _host: &str) -> Result<&Arc<Site>, Denial> {
-        todo!("policy")
+    pub fn resolve(&self, sni: Sni, host: &str) -> Result<&Arc<Site>, Denial> {
+        // The host's own site, not "a site that covers it": a wildcard of the handshake's site may cover a host that
+        // another site claims exactly.
+        match (self.by_host(host), sni) {
+            (Some(site), Sni::Site(id)) if site.id == id => Ok(site),
+            (Some(site), Sni::Absent) if site.client_ca.is_empty() => Ok(site),
+            (_, Sni::Site(_)) => Err(Denial::new(Reason::Misdirected, "the host is not of the site that the handshake named")),
+            (Some(_), Sni::Absent) => Err(Denial::new(Reason::Misdirected, "a site with client certificates needs SNI")),
+            (None, Sni::Absent) => Err(Denial::new(Reason::Misdirected, "no SNI, and the host is of no site")),
+        }
     }
 }
 
 impl Site {
     /// The longest route that covers the path, or 404.
-    pub fn route(&self, _path: &CanonicalPath) -> Result<&Arc<Route>, Denial> {
-        todo!("policy")
+    pub fn route(&self, path: &CanonicalPath) -> Result<&Arc<Route>, Denial> {
+        self.routes.find(path).ok_or_else(|| Denial::new(Reason::NotFound, "no route covers the path"))
     }
 
     /// Whether one of the site's hosts covers the canonical host.
-    pub fn covers(&self, _host: &str) -> bool {
-        todo!("policy")
+    pub fn covers(&self, host: &str) -> bool {
+        self.hosts.iter().any(|pattern| pattern.covers(host))
+    }
+}
+
+impl RouteTable {
+    /// The exact route of the path, else the longest prefix of whole segments. Time grows with the deepest prefix, not
+    /// with the number of routes.
+    pub fn find(&self, path: &CanonicalPath) -> Option<&Arc<Route>> {
+        let reading = path.reading();
+        if let Some(position) = self.exact.get(reading) {
+            return self.routes.get(*position);
+        }
+        // Cut to the depth of the deepest prefix first: else a path of thousands of segments costs the square of its length.
+        let end = reading.match_indices('/').nth(self.deepest).map_or(reading.len(), |(slash, _)| slash);
+        let mut prefix = reading.get(..end)?;
+        loop {
+            if let Some(position) = self.prefixes.get(prefix) {
+                return self.routes.get(*position);
+            }
+            prefix = prefix.rsplit_once('/')?.0;
+        }
+    }
+}
+
+impl From<Vec<Arc<Route>>> for RouteTable {
+    /// Of two routes with one path the first stands (compile refuses them).
+    fn from(routes: Vec<Arc<Route>>) -> Self {
+        let mut table = Self::default();
+        for (position, route) in routes.iter().enumerate() {
+            let path = decoded(&route.path);
+            if route.exact {
+                table.exact.entry(path.into()).or_insert(position);
+            } else {
+                let path = path.strip_suffix('/').unwrap_or(&path);
+                table.deepest = table.deepest.max(path.matches('/').count());
+                table.prefixes.entry(path.into()).or_insert(position);
+            }
+        }
+        Self { routes, ..table }
+    }
+}
+
+impl FromIterator<Arc<Route>> for RouteTable {
+    fn from_iter<I: IntoIterator<Item = Arc<Route>>>(routes: I) -> Self {
+        Self::from(routes.into_iter().collect::<Vec<_>>())
+    }
+}
+
+impl Deref for RouteTable {
+    type Target = [Arc<Route>];
+
+    fn deref(&self) -> &Self::Target {
+        &self.routes
     }
 }
 
 impl Route {
     /// The login rule, where this request is an attempt by method and path (`request`).
-    pub fn attempt(&self, _method: &Method, _path: &CanonicalPath) -> Option<&Arc<LoginRule>> {
-        todo!("policy")
+    ///
+    /// Fails closed: letter case and a trailing slash do not take an attempt out of the count, as many applications
+    /// answer `/Login/` where `/login` is meant.
+    pub fn attempt(&self, method: &Method, path: &CanonicalPath) -> Option<&Arc<LoginRule>> {
+        let rule = self.login.as_ref().filter(|rule| rule.method == *method)?;
+        let (asked, expected) = (path.reading(), decoded(&rule.path));
+        let asked = asked.strip_suffix('/').unwrap_or(asked);
+        let expected = expected.strip_suffix('/').unwrap_or(&expected);
+        asked.eq_ignore_ascii_case(expected).then_some(rule)
     }
 }
+
+impl HostPattern {
+    /// Reads a host as the config writes it: a host without port, or `*.` before one.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (rest, wildcard) = match text.strip_prefix("*.") {
+            Some(rest) => (rest, true),
+            None => (text, false),
+        };
+        if rest.rsplit(']').next().is_some_and(|tail| tail.contains(':')) {
+            return Err(format!("`{text}`: a host is written without its port"));
+        }
+        match canonical_host(rest) {
+            Some(host) if wildcard && host.starts_with('[') => Err(format!("`{text}`: an address has no wildcard")),
+            Some(host) if wildcard => Ok(Self::Wildcard(host)),
+            Some(host) => Ok(Self::Exact(host)),
+            None => Err(format!("`{text}` is not a host name, an address or `*.` before a host name")),
+        }
+    }
+
+    /// Whether the pattern covers a canonical host.
+    pub fn covers(&self, host: &str) -> bool {
+        match self {
+            Self::Exact(exact) => exact == host,
+            Self::Wildcard(rest) => host.split_once('.').is_some_and(|(_, tail)| tail == rest),
+        }
+    }
+}
+
+impl fmt::Display for HostPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(host) => f.write_str(host),
+            Self::Wildcard(rest) => write!(f, "*.{rest}"),
+        }
+    }
+}
+
+/// A canonical path as [`CanonicalPath::reading`] would give it.
+fn decoded(path: &str) -> Cow<'_, str> {
+    percent_decode_str(path).decode_utf8().unwrap_or(Cow::Borrowed(path))
+}
+
+#[cfg(test)]
+mod tests;

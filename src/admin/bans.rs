@@ -1,0 +1,100 @@
+//! Bans at the operators' door: list, show, add, lift.
+
+use http::StatusCode;
+
+use super::api::{AddBan, BanView, LiftBan};
+use super::router::{Change, Handled, Refusal, json};
+use super::{Admin, times};
+use crate::config::Config;
+use crate::events::Event;
+use crate::policy::ban::BanKey;
+
+/// Who made the bans that the config's `always` list makes.
+const BY_CONFIG: &str = "config";
+
+pub(super) fn list(admin: &Admin) -> Handled {
+    let bans: Vec<BanView> = admin.bans.list(admin.clock.now()).into_iter().map(BanView::from).collect();
+    json(&bans)
+}
+
+pub(super) fn show(admin: &Admin, key: &str) -> Handled {
+    let key = parse_key(key, &admin.control.config())?;
+    let bans: Vec<BanView> = admin.bans.show(&key, admin.clock.now()).into_iter().map(BanView::from).collect();
+    json(&bans)
+}
+
+/// Fails closed: a ban that cannot be written still holds in memory, and the answer says that it holds only there.
+pub(super) async fn add(admin: &Admin, change: Change) -> Handled {
+    let asked: AddBan = change.parse()?;
+    let config = admin.control.config();
+    let key = parse_key(&asked.key, &config)?;
+    refuse_our_own(&key, &config)?;
+    let length = asked.length.as_deref().map(times::length).transpose().map_err(Refusal::bad)?;
+    let added = admin.bans.add(key, length, asked.reason.unwrap_or_default(), change.by, admin.clock.now());
+    let (ban, durable) = added.map_err(|why| Refusal::new(StatusCode::CONFLICT, why))?;
+    let written = durable.await;
+    admin.events.emit(Event::BanMade { ban: ban.clone(), durable: written.is_ok() });
+    match written {
+        Ok(()) => json(&BanView::from(ban)),
+        Err(error) => Err(Refusal::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("the ban of {} holds in memory only and will not outlive a restart: {error}", ban.key),
+        )
+        .help("mend the store and add the ban again")),
+    }
+}
+
+pub(super) async fn lift(admin: &Admin, change: Change) -> Handled {
+    let asked: LiftBan = change.parse()?;
+    let config = admin.control.config();
+    let key = parse_key(&asked.key, &config)?;
+    let Some((ban, durable)) = admin.bans.lift(&key, admin.clock.now()) else {
+        return Err(not_lifted(admin, &key));
+    };
+    admin.guesses.clear(&key);
+    let written = durable.await;
+    admin.events.emit(Event::BanLifted { key, by: change.by, reason: asked.reason.unwrap_or_default() });
+    match written {
+        Ok(()) => json(&BanView::from(ban)),
+        Err(error) => {
+            admin.events.emit(Event::StoreFailed { action: "lift a ban", error: error.to_string() });
+            let told = format!("the ban of {} is lifted in memory only and will be back after a restart: {error}", ban.key);
+            Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, told).help("mend the store, then ban and lift again"))
+        }
+    }
+}
+
+fn parse_key(text: &str, config: &Config) -> Result<BanKey, Refusal> {
+    BanKey::parse(text.trim(), config.ipv6_prefix)
+        .map_err(|why| Refusal::bad(why).help("a key is ADDRESS, PREFIX, account:NAME or identity:SET:NAME"))
+}
+
+/// Banning a trusted proxy or a PROXY source would lock out everybody behind it.
+fn refuse_our_own(key: &BanKey, config: &Config) -> Result<(), Refusal> {
+    let BanKey::Net(net) = key else { return Ok(()) };
+    let lists =
+        [("listen.trusted_proxies", &config.listen.trusted_proxies), ("listen.proxy_protocol", &config.listen.proxy_protocol)];
+    for (name, nets) in lists {
+        if let Some(own) = nets.iter().find(|own| own.contains(net) || net.contains(*own)) {
+            let told = format!("{key} is not banned: `{name}` names {own}, and everybody behind it would be locked out");
+            return Err(Refusal::new(StatusCode::CONFLICT, told).help("ban the client that stands behind it"));
+        }
+    }
+    Ok(())
+}
+
+/// Why there was nothing to lift: the config's list, a wider ban, or no ban at all.
+fn not_lifted(admin: &Admin, key: &BanKey) -> Refusal {
+    let covering = admin.bans.show(key, admin.clock.now());
+    match covering.first() {
+        Some(ban) if ban.by == BY_CONFIG => {
+            let told = format!("{key} is held by {} in `bans.always`", ban.key);
+            Refusal::new(StatusCode::CONFLICT, told).help("take it off the list and reload")
+        }
+        Some(ban) => {
+            let told = format!("{key} has no ban of its own; it is held by that of {}", ban.key);
+            Refusal::new(StatusCode::CONFLICT, told).help(format!("lift {}", ban.key))
+        }
+        None => Refusal::new(StatusCode::NOT_FOUND, format!("there is no live ban of {key}")),
+    }
+}

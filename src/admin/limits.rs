@@ -1,0 +1,254 @@
+//! Limits at the operators' door: what is used most, and how a request would fare. Nothing here spends.
+
+use std::net::IpAddr;
+
+use http::{Method, StatusCode};
+use jiff::Timestamp;
+
+use super::api::{BanHeld, ExplainLimits, Explained, GuessesLeft, ends};
+use super::router::{Change, Handled, Refusal, json};
+use super::{Admin, times};
+use crate::clock::Now;
+use crate::config::{ClientCa, Config};
+use crate::net::ClientAddr;
+use crate::policy::approval::Approval;
+use crate::policy::ban::BanAnswer;
+use crate::policy::decide::BanFact;
+use crate::policy::login::AccountKey;
+use crate::policy::route::{HostPattern, canonical_host};
+use crate::policy::{CanonicalPath, Route, Site};
+use crate::state::guesses::Guesser;
+use crate::state::limits::{LimitSubject, LimitView};
+
+/// Keys of every limit, where the question names no number.
+const MOST: usize = 20;
+/// Keys of every limit that one answer may hold.
+const MOST_EVER: usize = 10_000;
+
+pub(super) fn show(admin: &Admin, most: Option<&str>) -> Handled {
+    let most = match most {
+        None => MOST,
+        Some(text) => text.parse::<usize>().map_err(|_| Refusal::bad("`most` is not a number"))?.min(MOST_EVER),
+    };
+    json(&admin.limits.show(most, admin.clock.now()))
+}
+
+pub(super) fn explain(admin: &Admin, change: &Change) -> Handled {
+    let asked: ExplainLimits = change.parse()?;
+    let config = admin.control.config();
+    let question = Question::read(admin, &config, &asked)?;
+    json(&question.answer(admin, &config, admin.clock.now()))
+}
+
+/// A request that might come, every part of it found.
+struct Question<'a> {
+    client: ClientAddr,
+    method: Method,
+    host: String,
+    path: CanonicalPath,
+    site: &'a Site,
+    route: Option<&'a Route>,
+    caller: Option<Caller<'a>>,
+    approval: Option<std::sync::Arc<Approval>>,
+    account: Option<AccountKey>,
+}
+
+/// A proven caller.
+struct Caller<'a> {
+    /// `set:name`
+    key: String,
+    set: &'a ClientCa,
+}
+
+impl<'a> Question<'a> {
+    fn read(admin: &Admin, config: &'a Config, asked: &ExplainLimits) -> Result<Self, Refusal> {
+        let ip: IpAddr =
+            asked.client.trim().parse().map_err(|_| Refusal::bad(format!("client: {:?} is not an address", asked.client)))?;
+        let method = asked.method.as_deref().unwrap_or("GET").to_ascii_uppercase();
+        let method =
+            Method::from_bytes(method.as_bytes()).map_err(|_| Refusal::bad(format!("method: {method:?} is no method")))?;
+        let path = CanonicalPath::parse(&asked.path).map_err(|fault| {
+            Refusal::bad(format!("path: {:?} has no canonical form: {fault}", asked.path))
+                .help("the gateway answers it with 400 bad-request")
+        })?;
+        let host = host(config, asked.host.as_deref())?;
+        let site =
+            config.policy.sites.by_host(&host).ok_or_else(|| Refusal::bad(format!("host: no site has the host {host}")))?;
+        let account =
+            asked.account.as_deref().map(|name| AccountKey::new(name).ok_or_else(|| Refusal::bad("account: no name is left")));
+        let approval = asked.approval.as_deref().map(|id| {
+            let missing = || Refusal::new(StatusCode::NOT_FOUND, format!("there is no approval {id}"));
+            admin.approvals.get(id).ok_or_else(missing)
+        });
+        Ok(Self {
+            client: ClientAddr::new(ip, config.ipv6_prefix),
+            method,
+            route: site.route(&path).ok().map(AsRef::as_ref),
+            host,
+            path,
+            caller: asked.identity.as_deref().map(|name| Caller::find(name, site, config)).transpose()?,
+            site,
+            approval: approval.transpose()?,
+            account: account.transpose()?,
+        })
+    }
+
+    fn answer(&self, admin: &Admin, config: &Config, now: Now) -> Explained {
+        let bans = self.bans(admin, config, now);
+        let guesses = self.guesses(admin, now);
+        let limits = self.route.map(|route| admin.limits.peek(&route.limits, &self.subject(route), now)).unwrap_or_default();
+        let (passes, decides, verdict) = self.verdict(&bans, &guesses, &limits, now.wall);
+        Explained {
+            client: self.client.key.to_string(),
+            method: self.method.to_string(),
+            host: self.host.clone(),
+            path: self.path.as_str().to_owned(),
+            route: self.route.map(|route| route.label.to_string()),
+            decides,
+            passes,
+            verdict,
+            bans,
+            guesses,
+            limits,
+        }
+    }
+
+    fn subject<'s>(&'s self, route: &'s Route) -> LimitSubject<'s> {
+        LimitSubject {
+            client: Some(self.client.key),
+            identity: self.caller.as_ref().map(|caller| caller.key.as_str()),
+            approval: self.approval.as_deref().map(|approval| approval.id.as_str()),
+            approval_rate: self.approval.as_deref().and_then(|approval| approval.terms.rate),
+            account: self.account.as_ref(),
+            tenant: self.caller.as_ref().and_then(|caller| caller.set.tenant.as_deref()),
+            route: Some(route.id),
+            route_label: Some(&route.label),
+        }
+    }
+
+    /// Bans of the client, the identity and the account, and whether each holds this request.
+    fn bans(&self, admin: &Admin, config: &Config, now: Now) -> Vec<BanHeld> {
+        let explains = config.policy.bans.answer == BanAnswer::Explain;
+        let proven = self.caller.is_some() || self.approval.is_some();
+        let held = |of: &str, ban: BanFact, holds: bool| BanHeld { of: of.to_owned(), until: ends(ban.until), holds };
+        let client = admin.bans.of_client(&self.client, now).map(|ban| {
+            let holds = ban.always || !(explains && proven);
+            held("client", ban, holds)
+        });
+        let identity = self
+            .caller
+            .as_ref()
+            .and_then(|caller| admin.bans.of_identity(&caller.key, now))
+            .map(|ban| held("identity", ban, true));
+        let account = self.account.as_ref().and_then(|account| admin.bans.of_account(account, now));
+        let account = account.map(|ban| held("account", ban, self.is_login()));
+        [client, identity, account].into_iter().flatten().collect()
+    }
+
+    fn guesses(&self, admin: &Admin, now: Now) -> GuessesLeft {
+        let who = match &self.caller {
+            Some(caller) => Guesser::Identity(caller.key.as_str().into()),
+            None => Guesser::Client(self.client.key),
+        };
+        let (failed, reserved, limit) = admin.guesses.peek(&who, now);
+        GuessesLeft { failed, reserved, limit, left: limit.saturating_sub(failed).saturating_sub(reserved) }
+    }
+
+    fn is_login(&self) -> bool {
+        self.route.is_some_and(|route| route.attempt(&self.method, &self.path).is_some())
+    }
+
+    /// Whether it passes, the rule that decides, and the sentence; in the order in which the gateway checks.
+    fn verdict(
+        &self,
+        bans: &[BanHeld],
+        guesses: &GuessesLeft,
+        limits: &[LimitView],
+        now: Timestamp,
+    ) -> (bool, Option<String>, String) {
+        if let Some(ban) = bans.iter().find(|ban| ban.holds) {
+            let end = ban.until.map_or("until it is lifted".to_owned(), |until| format!("ends {}", times::relative(until, now)));
+            return (false, Some("ban".to_owned()), format!("refused: the {} is banned ({end})", ban.of));
+        }
+        if self.route.is_none() {
+            return (
+                false,
+                Some("route".to_owned()),
+                format!("refused: {} has no route for {}", site_name(self.site), self.path.as_str()),
+            );
+        }
+        if let Some(limit) = limits.iter().find(|limit| enforced(limit) && limit.wait_ms > 0) {
+            let wait = times::human(std::time::Duration::from_millis(limit.wait_ms.saturating_add(999)));
+            return (
+                false,
+                Some(limit.limit.clone()),
+                format!("refused: {} ({}) is spent, one more in {wait}", limit.limit, limit.rate),
+            );
+        }
+        if self.is_login() && guesses.left == 0 {
+            return (false, Some("guesses".to_owned()), format!("refused: the guess budget of {} is spent", guesses.limit));
+        }
+        match limits.iter().filter(|limit| enforced(limit)).min_by_key(|limit| limit.remaining) {
+            Some(limit) => (
+                true,
+                Some(limit.limit.clone()),
+                format!("passes: {} decides, {} of {} left", limit.limit, limit.remaining, limit.burst),
+            ),
+            None => (true, None, "passes: no limit applies".to_owned()),
+        }
+    }
+}
+
+impl<'a> Caller<'a> {
+    /// `SET:NAME` of any set of the site, or a bare name where exactly one set vouches there.
+    fn find(name: &str, site: &Site, config: &'a Config) -> Result<Self, Refusal> {
+        let sets: Vec<&ClientCa> = site.client_ca.iter().filter_map(|index| config.client_cas.get(*index)).collect();
+        let named = |set: &&ClientCa| name.strip_prefix(&*set.name).is_some_and(|rest| rest.starts_with(':'));
+        if let Some(set) = sets.iter().copied().find(|set| named(set)) {
+            return Ok(Self { key: name.to_owned(), set });
+        }
+        match *sets {
+            [set] => Ok(Self { key: format!("{}:{name}", set.name), set }),
+            [] => {
+                Err(Refusal::bad(format!("identity: nobody vouches at {}", site_name(site))).help("the site has no `client_ca`"))
+            }
+            _ => {
+                let choices: Vec<String> = sets.iter().map(|set| format!("{}:{name}", set.name)).collect();
+                Err(Refusal::bad("identity: several sets vouch here").help(format!("say which: {}", choices.join(" or "))))
+            }
+        }
+    }
+}
+
+fn enforced(limit: &LimitView) -> bool {
+    limit.mode != "shadow"
+}
+
+/// The host that was asked for, or the only one there is.
+fn host(config: &Config, asked: Option<&str>) -> Result<String, Refusal> {
+    if let Some(host) = asked {
+        return canonical_host(host).ok_or_else(|| Refusal::bad(format!("host: {host:?} is not a host name")));
+    }
+    let exact = |pattern: &HostPattern| match pattern {
+        HostPattern::Exact(host) => Some(host.clone()),
+        HostPattern::Wildcard(_) => None,
+    };
+    let hosts: Vec<String> = config.policy.sites.iter().filter_map(|site| site.hosts.iter().find_map(exact)).collect();
+    match <[String; 1]>::try_from(hosts) {
+        Ok([only]) if config.policy.sites.iter().count() == 1 => Ok(only),
+        Ok(several) => Err(name_host(&several)),
+        Err(several) => Err(name_host(&several)),
+    }
+}
+
+fn name_host(several: &[String]) -> Refusal {
+    Refusal::bad("host: say which site (--host)").help(several.join(", "))
+}
+
+fn site_name(site: &Site) -> String {
+    match site.hosts.first() {
+        Some(HostPattern::Exact(host)) => host.clone(),
+        Some(HostPattern::Wildcard(rest)) => format!("*.{rest}"),
+        None => "the site".to_owned(),
+    }
+}

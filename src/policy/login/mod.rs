@@ -1,0 +1,146 @@
+//! How a login looks, whom it names, how its outcome looks.
+
+use http::{HeaderName, Method, StatusCode};
+use unicode_normalization::UnicodeNormalization;
+use zeroize::Zeroizing;
+
+use super::Name;
+
+mod outcome;
+mod read;
+
+/// Largest login body that is read, in bytes; a larger one is a 400.
+pub const MAX_LOGIN_BODY: usize = 64 * 1024;
+
+/// `login.<name>`, compiled.
+#[derive(Debug)]
+pub struct LoginRule {
+    pub name: Name,
+    pub method: Method,
+    /// Canonical, exact.
+    pub path: String,
+    pub account: AccountSource,
+    /// Where the secret stands; `None`: repeats of a failed guess are counted again.
+    pub secret: Option<FieldSource>,
+    pub failed: Vec<OutcomeRule>,
+    pub ok: Vec<OutcomeRule>,
+}
+
+/// Where the account's name stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccountSource {
+    Field(FieldSource),
+    Basic,
+}
+
+/// A field of the request body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FieldSource {
+    /// A field of an `application/x-www-form-urlencoded` body.
+    Form(String),
+    /// An RFC 6901 pointer into an `application/json` body.
+    Json(String),
+}
+
+/// One outcome rule: every part that is set must match.
+#[derive(Clone, Debug, Default)]
+pub struct OutcomeRule {
+    pub status: Vec<StatusCode>,
+    /// `Location` of a 3xx, `*` matches any run of characters.
+    pub redirect: Option<String>,
+    pub header: Option<(HeaderName, String)>,
+}
+
+/// A recognised attempt, its account read exactly once.
+pub struct Attempt {
+    pub account: AccountKey,
+    /// For the keyed hash only; wiped on drop, never formatted.
+    pub secret: Option<Zeroizing<Vec<u8>>>,
+}
+
+/// An account as the ledger counts it: trimmed, NFKC, lower case.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
+pub struct AccountKey(pub Name);
+
+/// What the application said of an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LoginOutcome {
+    /// Clears this client's failures with this account.
+    Ok,
+    /// Counts.
+    Failed,
+    /// 5xx or timeout: stays spent for the window, never leads to a ban.
+    Fault,
+    /// Provably never reached the application: given back.
+    Unsent,
+}
+
+impl AccountKey {
+    /// Longest name of an account, in bytes.
+    pub const MAX: usize = 512;
+
+    /// Trims, NFKC-normalises and lower-cases; `None` when nothing is left or it is over 512 bytes.
+    ///
+    /// Fails closed: a name with a control character is none, as applications differ in where such a name ends. The key
+    /// of a key is the key itself, so that what a ban list prints can be typed back.
+    pub fn new(raw: &str) -> Option<Self> {
+        // Before the work, not only after it: normalising may make a text many times longer.
+        let raw = raw.trim();
+        if raw.is_empty() || raw.len() > Self::MAX || raw.chars().any(char::is_control) {
+            return None;
+        }
+        if raw.bytes().all(|byte| byte.is_ascii() && !byte.is_ascii_uppercase()) {
+            return Some(Self(raw.into()));
+        }
+        // Lower-casing may leave what is not NFKC, and NFKC what is not lower case or not trimmed; two rounds settle all of it.
+        let mut name = raw.to_owned();
+        for _ in 0..4 {
+            let folded: String = name.nfkc().collect::<String>().to_lowercase().nfkc().collect();
+            let folded = folded.trim();
+            if folded == name {
+                return (!name.is_empty() && name.len() <= Self::MAX).then(|| Self(name.into()));
+            }
+            name = folded.to_owned();
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn key(raw: &str) -> Option<String> {
+        AccountKey::new(raw).map(|key| key.0.to_string())
+    }
+
+    #[test]
+    fn trap_spellings_of_one_account_have_one_key() {
+        for raw in ["alice", " alice", "alice \t", "ALICE", "Alice\u{a0}", "\u{ff21}lice", "\u{3000}alice\n"] {
+            assert_eq!(key(raw).as_deref(), Some("alice"), "{raw:?}");
+        }
+        assert_eq!(key("Jos\u{e9}"), key("JOSE\u{301}"));
+        assert_eq!(key("\u{212a}elvin").as_deref(), Some("kelvin"));
+    }
+
+    #[test]
+    fn what_is_no_name_has_no_key() {
+        let long = "a".repeat(AccountKey::MAX);
+        assert!(key(&long).is_some());
+        for raw in ["", "  ", "\u{3000}", "a\0b", "a\nb", "a\u{85}b", &format!("{long}a"), &"\u{fdfa}".repeat(170)] {
+            assert_eq!(key(raw), None, "{raw:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_key_of_a_key_is_itself(raw in "\\PC{0,20}") {
+            if let Some(key) = AccountKey::new(&raw) {
+                prop_assert_eq!(AccountKey::new(&key.0), Some(key));
+            }
+        }
+    }
+}
