@@ -113,7 +113,7 @@ impl Policy {
 
 impl BanFact {
     /// Says how long to wait, but for bans without end.
-    fn denial(&self, now: Now, cause: &'static str) -> Denial {
+    pub fn denial(&self, now: Now, cause: &'static str) -> Denial {
         let denial = Denial::new(Reason::Banned, cause);
         if self.always || self.until == Timestamp::MAX {
             return denial;

@@ -13,7 +13,7 @@ pub struct Sockets {
     pub per_worker: Vec<TcpListener>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ListenerKind {
     Https,
     /// Never forwards.

@@ -1,6 +1,5 @@
 //! HTTP/1 or HTTP/2 on a connection that is already known, with every cap; never the auto builder.
 
-use std::convert::Infallible;
 use std::error::Error as _;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -23,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Caps, Deadlines};
 use crate::upstream::{Body, BodyError};
 
+use super::super::Dropped;
 use super::drive::{End, Patience, Protocol, drive};
 use super::wire::{InFlight, Watch};
 
@@ -57,7 +57,7 @@ pub(super) async fn http1<IO, F>(
 ) -> End<hyper::Error>
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    F: Future<Output = Response<Body>>,
+    F: Future<Output = Result<Response<Body>, Dropped>>,
 {
     let service = service_fn(|request| answer(watch.begin(), handle(request)));
     let connection = http1::Builder::new()
@@ -86,7 +86,7 @@ pub(super) async fn http1_once<IO, F>(
 ) -> End<hyper::Error>
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    F: Future<Output = Response<Body>>,
+    F: Future<Output = Result<Response<Body>, Dropped>>,
 {
     let service = service_fn(|request| answer(watch.begin(), handle(request)));
     let mut connection = http1::Builder::new()
@@ -113,7 +113,7 @@ pub(super) async fn http2<IO, F>(
 ) -> End<hyper::Error>
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    F: Future<Output = Response<Body>> + Send + 'static,
+    F: Future<Output = Result<Response<Body>, Dropped>> + Send + 'static,
 {
     let service = service_fn(|request| answer(watch.begin(), handle(request)));
     let connection = http2::Builder::new(Streams { stall: terms.deadlines.body })
@@ -155,8 +155,11 @@ impl Terms<'_> {
     }
 }
 
-async fn answer(request: InFlight, response: impl Future<Output = Response<Body>>) -> Result<Response<Answer>, Infallible> {
-    let response = response.await;
+async fn answer(
+    request: InFlight,
+    response: impl Future<Output = Result<Response<Body>, Dropped>>,
+) -> Result<Response<Answer>, Dropped> {
+    let response = response.await?;
     let pace = PACE.try_with(Arc::clone).ok();
     Ok(response.map(|body| Answer { body, pace, _request: request }))
 }

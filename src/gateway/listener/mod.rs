@@ -251,7 +251,7 @@ impl Door {
     async fn refuse_plain(&self, wire: Wire, watch: &Arc<Watch>, peer: IpAddr, client: ClientAddr) -> End<hyper::Error> {
         let config = Arc::clone(&self.worker.gateway.snapshot.load().config);
         let terms = http::Terms { caps: &config.caps, deadlines: &config.deadlines, stop: &self.stop };
-        let handle = |request| std::future::ready(plain::answer(&self.worker, peer, client, &request));
+        let handle = |request| std::future::ready(Ok(plain::answer(&self.worker, peer, client, &request)));
         http::http1_once(wire, watch, &terms, handle).await
     }
 

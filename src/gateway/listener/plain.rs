@@ -17,13 +17,19 @@ use crate::policy::{CanonicalPath, Denial, Reason};
 use crate::upstream::Body;
 
 use super::super::record::Recorder;
-use super::super::{Snapshot, Worker, respond};
+use super::super::respond::{self, Asked};
+use super::super::{Snapshot, Worker};
 
 /// Longest text kept of a target that has no canonical form, in bytes.
 const MOST_TARGET: usize = 1024;
 
 /// Answers one request and closes. Fails closed: what cannot be redirected safely is refused.
-pub(super) fn answer<B>(worker: &Worker, peer: IpAddr, client: ClientAddr, request: &Request<B>) -> Response<Body> {
+pub(super) fn answer<B: http_body::Body>(
+    worker: &Worker,
+    peer: IpAddr,
+    client: ClientAddr,
+    request: &Request<B>,
+) -> Response<Body> {
     let gateway = &worker.gateway;
     let snapshot = gateway.snapshot.load();
     let now = gateway.clock.now();
@@ -61,12 +67,12 @@ pub(super) fn answer<B>(worker: &Worker, peer: IpAddr, client: ClientAddr, reque
         Ok(location) => moved(location, id),
         Err(denial) => {
             record.reason = Some(denial.reason);
-            let response = respond::denial(&denial, id, request.headers(), &snapshot.policy.document);
+            let response = respond::denial(&denial, id, &Asked::of(request), &snapshot.policy.document);
             record.cause = Some(denial.cause.into_owned());
             response
         }
     };
-    respond::close(&mut response, request.version());
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     record.status = response.status().as_u16();
     let recorder = Recorder::new(record, gateway.events.clone(), gateway.clock.clone(), now);
     response.map(|body| recorder.attach(body))
