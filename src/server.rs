@@ -21,7 +21,7 @@ use crate::admin::{self, Admin, Control};
 use crate::clock::{Clock, Now};
 use crate::config::{self, Config, Diagnostic, Diagnostics, Located, Severity};
 use crate::events::{Event, Events};
-use crate::gateway::inspect::{Bots, DecisionIds};
+use crate::gateway::inspect::Bots;
 use crate::gateway::listener::{self, ListenerKind, Slots, Sockets};
 use crate::gateway::{Gateway, Snapshot, State};
 use crate::state::accounts::Successes;
@@ -213,7 +213,6 @@ impl Roof {
             events,
             clock,
             bots: Bots::new(),
-            decisions: DecisionIds::new(),
         });
         let crew = Crew::start(config.workers, &gateway, &slots).map_err(io_error("worker"))?;
         let roof = Arc::new(Self {

@@ -7,7 +7,7 @@ use http::{HeaderMap, Method, Uri, request};
 use quick_cache::sync::Cache;
 
 use crate::clock::Now;
-use crate::events::{DecisionId, Event};
+use crate::events::Event;
 use crate::net::ClientAddr;
 use crate::policy::approval::ApprovalUse;
 use crate::policy::bot::{BotClass, BotClassifier};
@@ -222,35 +222,6 @@ fn presented_token(headers: &HeaderMap) -> Result<Option<&[u8]>, ApprovalFault> 
         }
     }
     Ok(found)
-}
-
-/// Ids in time order: milliseconds, then a counter that starts anywhere, so that two gateways do not meet.
-pub struct DecisionIds {
-    next: std::sync::atomic::AtomicU64,
-    salt: u16,
-}
-
-impl DecisionIds {
-    pub fn new() -> Self {
-        let mut seed = [0u8; 10];
-        // Without entropy ids are still unique within the process, which is all that a log needs.
-        let _ = getrandom::fill(&mut seed);
-        let [a, b, c, d, e, f, g, h, i, j] = seed;
-        Self { next: u64::from_le_bytes([a, b, c, d, e, f, g, h]).into(), salt: u16::from_le_bytes([i, j]) }
-    }
-
-    /// 48 bits of milliseconds, 16 of salt, 64 of counter.
-    pub fn next(&self, now: Now) -> DecisionId {
-        let millis = (now.wall.as_millisecond().unsigned_abs() & 0xffff_ffff_ffff) as u128;
-        let count = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        DecisionId(millis << 80 | u128::from(self.salt) << 64 | u128::from(count))
-    }
-}
-
-impl Default for DecisionIds {
-    fn default() -> Self {
-        Self::new()
-    }
 }
 
 /// Who answers for a guess: the proven caller, else his address.

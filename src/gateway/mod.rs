@@ -20,7 +20,7 @@ use rustls::pki_types::CertificateDer;
 
 use crate::clock::{Clock, Now};
 use crate::config::Config;
-use crate::events::{Event, Events};
+use crate::events::{DecisionId, Event, Events};
 use crate::net::ClientAddr;
 use crate::policy::ban::BanAnswer;
 use crate::policy::decide::BanFact;
@@ -36,7 +36,7 @@ use crate::tls::{CertVerdict, TlsState};
 use crate::upstream::{Body, ForwardError, ForwardErrorKind, Pool, Upstream};
 
 use headers::Upward;
-use inspect::{Bots, DecisionIds, Scene, Target};
+use inspect::{Bots, Scene, Target};
 use record::Recorder;
 use respond::Asked;
 
@@ -66,7 +66,6 @@ pub struct Gateway {
     pub events: Events,
     pub clock: Clock,
     pub bots: Bots,
-    pub decisions: DecisionIds,
 }
 
 /// What one worker owns.
@@ -107,7 +106,7 @@ impl Worker {
         let gateway = &self.gateway;
         let now = gateway.clock.now();
         let snapshot = gateway.snapshot.load_full();
-        let decision = gateway.decisions.next(now);
+        let decision = DecisionId::fresh(now.wall);
         let mut recorder = Recorder::begin(gateway, &snapshot, &connection, &request, decision, now);
         let asked = Asked::of(&request);
 
