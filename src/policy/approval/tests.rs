@@ -284,8 +284,9 @@ fn templates_cover_whole_segments() {
 
 #[test]
 fn every_fault_of_the_terms_is_named_by_its_field() {
+    type Change = fn(&mut Terms);
     assert_eq!(terms().faults(), Vec::<String>::new());
-    let changes: [(&str, fn(&mut Terms)); 24] = [
+    let changes: [(&str, Change); 24] = [
         ("name", |terms| terms.name = "a b".into()),
         ("name", |terms| terms.name = "x".repeat(65)),
         ("owner", |terms| terms.owner = " ".into()),
