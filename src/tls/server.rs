@@ -96,7 +96,7 @@ impl ResolvesServerCert for ServerCertificates {
     /// The first certificate of the name that the client can verify, so that an RSA and an ECDSA one may stand side by side.
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let Some(name) = hello.server_name() else { return self.first.clone() };
-        let keys = self.by_name(&name.to_ascii_lowercase()).to_vec();
+        let keys = self.by_name(&name.to_ascii_lowercase());
         let usable = keys.iter().find(|key| key.key.choose_scheme(hello.signature_schemes()).is_some());
         usable.or(keys.first()).cloned()
     }

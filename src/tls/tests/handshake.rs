@@ -337,3 +337,22 @@ fn a_stale_refusal_is_not_told_of_the_next_handshake() {
     connect(&state, &client(&setup, BOTH[1], None), "portal.example.com");
     assert!(take_refusal().is_none());
 }
+
+/// The contract of `take_refusal`: the verifier's word and the failed accept come in one poll of the listener's task.
+#[tokio::test]
+async fn the_listener_finds_the_refusal_right_after_the_failed_accept() {
+    let (ca, foreign) = (Ca::root("acme"), Ca::root("foreign"));
+    let setup = Setup::portal(&[&ca], &[], CertDemand::Required);
+    let state = setup.state();
+    let shown = client(&setup, BOTH[1], Some(&foreign.client(|_| {})));
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let name = ServerName::try_from("portal.example.com").unwrap();
+    let peer = tokio::spawn(tokio_rustls::TlsConnector::from(shown).connect(name, near));
+    let start = tokio_rustls::LazyConfigAcceptor::new(Acceptor::default(), far).await.unwrap();
+    let mut config = (*state.server(start.client_hello().server_name()).expect("a site's name").config).clone();
+    config.time_provider = Arc::new(Still);
+    assert!(start.into_stream(Arc::new(config)).await.is_err());
+    let refusal = take_refusal().expect("recorded on this thread");
+    assert_eq!((refusal.cause, &*refusal.issuer), (CertCause::UnknownIssuer, "CN=foreign"));
+    drop(peer.await);
+}

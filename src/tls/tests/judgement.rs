@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use proptest::prelude::*;
 use rcgen::{ExtendedKeyUsagePurpose, GeneralSubtree, KeyUsagePurpose, NameConstraints, SanType, date_time_ymd};
 
 use super::pki::{Ca, Leaf, Setup, common_name, now, wall};
@@ -71,6 +72,13 @@ fn an_expired_root_vouches_for_nobody_but_its_renewal_does() {
     assert_eq!(cause(&Setup::portal(&[&old], &[], Optional), &leaf), Expired);
     let renewed = old.renewed("acme", |_| {});
     assert!(judge_at(&Setup::portal(&[&old, &renewed], &[], Optional), &leaf, now()).result.is_ok());
+    let next = old.renewed("acme", |params| {
+        params.not_before = date_time_ymd(2026, 8, 1);
+        params.not_after = date_time_ymd(2046, 1, 1);
+    });
+    for roots in [[&renewed, &next], [&next, &renewed]] {
+        assert!(judge_at(&Setup::portal(&roots, &[], Optional), &leaf, now()).result.is_ok(), "the one in force decides");
+    }
     let future = old.renewed("acme", |params| params.not_before = date_time_ymd(2026, 8, 1));
     assert_eq!(cause(&Setup::portal(&[&future], &[], Optional), &leaf), NotYetValid);
 }
@@ -277,4 +285,26 @@ fn the_set_that_vouches_gives_tenant_kind_and_roles() {
 fn ca_refusal(ca: &Ca, setup: &mut Setup) -> CertCause {
     setup.sets[0].crls = vec![setup.file(&ca.crl(&[1], |_| {}))];
     cause(setup, &ca.client(|_| {}))
+}
+
+#[test]
+fn no_damaged_certificate_holds_or_harms() {
+    let ca = Ca::root("acme");
+    let middle = ca.intermediate("middle", |_| {});
+    let leaf = middle.client(|_| {}).through(&middle);
+    let state = Setup::portal(&[&ca], &[ca.crl(&[], |_| {}) + &middle.crl(&[], |_| {})], Optional).state();
+    assert!(state.judge(PORTAL, &leaf.chain, now()).result.is_ok());
+    let damage = (0_usize..2, any::<prop::sample::Index>(), 1_u8..);
+    let mut runner = proptest::test_runner::TestRunner::default();
+    let run = runner.run(&damage, |(which, at, flip)| {
+        let mut chain: Vec<Vec<u8>> = leaf.chain.iter().map(|der| der.to_vec()).collect();
+        let at = at.index(chain[which].len());
+        chain[which][at] ^= flip;
+        let chain: Vec<_> = chain.into_iter().map(Into::into).collect();
+        prop_assert!(state.judge(PORTAL, &chain, now()).result.is_err());
+        let (subject, issuer) = crate::tls::describe(&chain[0]);
+        prop_assert!(!subject.chars().chain(issuer.chars()).any(char::is_control));
+        Ok(())
+    });
+    run.unwrap();
 }

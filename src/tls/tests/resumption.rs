@@ -101,6 +101,10 @@ fn a_ticket_of_one_site_never_resumes_on_another() {
         assert!(!Arc::ptr_eq(&ours.session_storage, &theirs.session_storage));
         assert_eq!(state.server(None).unwrap().config.ticketer.decrypt(&ticket), None);
 
+        let reloaded = setup.prepare(Some(&state)).unwrap();
+        assert!(reloaded.server(Some(PORTAL)).unwrap().config.ticketer.decrypt(&ticket).is_some());
+        assert_eq!(reloaded.server(Some("other.example.com")).unwrap().config.ticketer.decrypt(&ticket), None);
+
         // and the host that a ticket was made for, moved to another site
         let client = client(&setup, version, None);
         kind(&state, &client, PORTAL);
