@@ -293,9 +293,13 @@ impl Activity {
         self.last.store(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
+    fn due(&self, idle: Duration) -> Instant {
+        self.started + Duration::from_millis(self.last.load(Ordering::Relaxed)) + idle
+    }
+
     async fn silent_for(&self, idle: Duration) {
         loop {
-            let due = self.started + Duration::from_millis(self.last.load(Ordering::Relaxed)) + idle;
+            let due = self.due(idle);
             if due <= Instant::now() {
                 return;
             }
