@@ -63,7 +63,12 @@ pub struct NamedTable<T> {
 impl Broken {
     /// Whether the key, or anything in it, could not be read.
     pub fn within(&self, key: &str) -> bool {
-        self.0.iter().any(|broken| broken.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '['])))
+        self.0.iter().any(|broken| lies_in(broken, key))
+    }
+
+    /// Whether the key may have been meant by something that could not be read, there or in a table above it.
+    pub fn around(&self, key: &str) -> bool {
+        self.within(key) || self.0.iter().any(|broken| lies_in(key, broken))
     }
 }
 
@@ -424,6 +429,11 @@ pub fn is_name(word: &str) -> bool {
     (1..=64).contains(&word.len()) && word.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
 }
 
+/// By whole steps; nothing lies in the file as such.
+fn lies_in(key: &str, table: &str) -> bool {
+    !table.is_empty() && key.strip_prefix(table).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+}
+
 fn bare_or_quoted(key: &str) -> String {
     if is_name(key) { key.to_owned() } else { format!("{key:?}") }
 }
@@ -463,5 +473,53 @@ pub fn to_json(value: &DeValue<'_>) -> serde_json::Value {
         DeValue::Datetime(datetime) => datetime.to_string().into(),
         DeValue::Array(list) => list.iter().map(|item| to_json(item.get_ref())).collect(),
         DeValue::Table(table) => table.iter().map(|(key, item)| (key.get_ref().to_string(), to_json(item.get_ref()))).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::file::File;
+
+    fn read(text: &'static str) -> (Option<File>, Reader) {
+        let mut reader = Reader::default();
+        let table = DeTable::parse(text).unwrap();
+        let whole = Spanned::new(table.span(), DeValue::Table(table.into_inner()));
+        (File::read(&whole, &mut reader), reader)
+    }
+
+    /// Each default is valid and has no place in the file; reading one that is not would panic here.
+    #[test]
+    fn every_default_can_be_read() {
+        let text = "upstream.a = { servers = [] }\nclient_ca.a = { roots = [] }\nlogin.a = { request = { path = \"/\" }, account = \"basic\" }\n\
+            limit.a = { key = [], rate = \"1/s\" }\nsite = [{ hosts = [], route = [{ path = \"/\", upstream = \"a\" }] }]\n";
+        let (file, reader) = read(text);
+        assert!(file.is_some() && reader.found.is_empty(), "{:?}", reader.found);
+        let written = |key: &str| reader.shown.iter().find(|shown| shown.key == key).unwrap().span.is_some();
+        assert!(written("upstream.a.servers") && !written("upstream.a.timeouts.connect") && !written("login.a.failed[0].status"));
+    }
+
+    #[test]
+    fn numbers_may_have_signs_underscores_and_other_bases() {
+        let (file, reader) = read("caps = { connections = 1_000, streams = 0x10, headers = +50 }");
+        let caps = file.unwrap().caps;
+        assert!(reader.found.is_empty(), "{:?}", reader.found);
+        assert_eq!((caps.connections.value.0, caps.streams.0, caps.headers.0), (1000, 16, 50));
+    }
+
+    #[test]
+    fn a_broken_key_is_known_by_whole_steps() {
+        let broken = Broken(vec!["site[1].hosts[0]".to_owned(), "tls".to_owned()]);
+        for (key, expected) in [
+            ("site[1].hosts", true),
+            ("site[1].host", false),
+            ("site", true),
+            ("site[0]", false),
+            ("tls", true),
+            ("tls.certificate", false),
+        ] {
+            assert_eq!(broken.within(key), expected, "{key}");
+        }
+        assert!(broken.around("tls.certificate") && !broken.around("tlsx") && !Broken(vec![String::new()]).around("tls"));
     }
 }

@@ -58,7 +58,7 @@ impl Compiler<'_> {
 
     pub(super) fn tls(&mut self, table: &TlsTable) -> Option<Tls> {
         if table.certificate.is_empty() {
-            self.missing("tls", "there is no certificate", "add [[tls.certificate]] with `chain` and `key`");
+            self.missing("tls.certificate", "there is no certificate", "add [[tls.certificate]] with `chain` and `key`");
         }
         let certificates: Vec<CertificateFiles> =
             table.certificate.iter().filter_map(|slot| certificate_files(slot.value.as_ref()?)).collect();

@@ -139,7 +139,7 @@ impl Compiler<'_> {
 
     /// What the file lacks altogether; it is missed where the file ends.
     fn missing(&mut self, key: &str, message: &str, help: &str) {
-        if self.broken.within(key) {
+        if self.broken.around(key) {
             return;
         }
         let end = self.source.text.trim_end().len();
@@ -185,3 +185,6 @@ impl Compiler<'_> {
 fn one_a_core() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
+
+#[cfg(test)]
+mod tests;

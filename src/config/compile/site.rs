@@ -88,8 +88,10 @@ impl Compiler<'_> {
             }
         };
         let file = around.file;
+        let sets_read = !self.broken.within("client_ca");
         let vouching = indices
             .as_ref()
+            .filter(|_| sets_read)
             .and_then(|indices| indices.iter().map(|at| file.client_ca.0.get(*at)?.table.as_ref()).collect::<Option<Vec<_>>>());
         let host = hosts.as_ref().and_then(|hosts| hosts.first()).map(ToString::to_string);
         let rules = SiteRules { id, key, host, asks, vouching, client_cert };

@@ -157,7 +157,8 @@ pub fn parse_size(text: &str) -> Option<u64> {
 }
 
 pub fn show_size(bytes: u64) -> String {
-    let (unit, factor) = UNITS.into_iter().find(|(_, factor)| bytes >= *factor && bytes % factor == 0).unwrap_or(("B", 1));
+    let (unit, factor) =
+        UNITS.into_iter().find(|(_, factor)| bytes >= *factor && bytes.is_multiple_of(*factor)).unwrap_or(("B", 1));
     format!("{}{unit}", bytes / factor)
 }
 
