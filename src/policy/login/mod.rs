@@ -1,9 +1,13 @@
 //! How a login looks, whom it names, how its outcome looks.
 
-use http::{HeaderMap, HeaderName, Method, StatusCode};
+use http::{HeaderName, Method, StatusCode};
+use unicode_normalization::UnicodeNormalization;
 use zeroize::Zeroizing;
 
-use super::{Denial, Name};
+use super::Name;
+
+mod outcome;
+mod read;
 
 /// Largest login body that is read, in bytes; a larger one is a 400.
 pub const MAX_LOGIN_BODY: usize = 64 * 1024;
@@ -73,27 +77,70 @@ pub enum LoginOutcome {
 }
 
 impl AccountKey {
+    /// Longest name of an account, in bytes.
+    pub const MAX: usize = 512;
+
     /// Trims, NFKC-normalises and lower-cases; `None` when nothing is left or it is over 512 bytes.
-    pub fn new(_raw: &str) -> Option<Self> {
-        todo!("policy")
+    ///
+    /// Fails closed: a name with a control character is none, as applications differ in where such a name ends. The key
+    /// of a key is the key itself, so that what a ban list prints can be typed back.
+    pub fn new(raw: &str) -> Option<Self> {
+        // Before the work, not only after it: normalising may make a text many times longer.
+        let raw = raw.trim();
+        if raw.is_empty() || raw.len() > Self::MAX || raw.chars().any(char::is_control) {
+            return None;
+        }
+        if raw.bytes().all(|byte| byte.is_ascii() && !byte.is_ascii_uppercase()) {
+            return Some(Self(raw.into()));
+        }
+        // Lower-casing may leave what is not NFKC, and NFKC what is not lower case or not trimmed; two rounds settle all of it.
+        let mut name = raw.to_owned();
+        for _ in 0..4 {
+            let folded: String = name.nfkc().collect::<String>().to_lowercase().nfkc().collect();
+            let folded = folded.trim();
+            if folded == name {
+                return (!name.is_empty() && name.len() <= Self::MAX).then(|| Self(name.into()));
+            }
+            name = folded.to_owned();
+        }
+        None
     }
 }
 
-impl LoginRule {
-    /// Fails closed: an account that cannot be read exactly once is a 400 `bad-request`.
-    /// `query` is the canonical query: the account field there too is a 400.
-    pub fn read(&self, _headers: &HeaderMap, _query: Option<&str>, _body: &[u8]) -> Result<Attempt, Denial> {
-        todo!("policy")
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn key(raw: &str) -> Option<String> {
+        AccountKey::new(raw).map(|key| key.0.to_string())
     }
 
-    /// Whether this attempt's account stands in the head alone (Basic), so that no body need be read.
-    pub fn needs_body(&self) -> bool {
-        matches!(self.account, AccountSource::Field(_))
+    #[test]
+    fn trap_spellings_of_one_account_have_one_key() {
+        for raw in ["alice", " alice", "alice \t", "ALICE", "Alice\u{a0}", "\u{ff21}lice", "\u{3000}alice\n"] {
+            assert_eq!(key(raw).as_deref(), Some("alice"), "{raw:?}");
+        }
+        assert_eq!(key("Jos\u{e9}"), key("JOSE\u{301}"));
+        assert_eq!(key("\u{212a}elvin").as_deref(), Some("kelvin"));
     }
 
-    /// What an answer means. A 5xx is a `Fault` whatever the rules say; with `ok` rules what matches none is `Failed`;
-    /// without `ok` any other answer below 500 is `Ok`.
-    pub fn outcome(&self, _status: StatusCode, _headers: &HeaderMap) -> LoginOutcome {
-        todo!("policy")
+    #[test]
+    fn what_is_no_name_has_no_key() {
+        let long = "a".repeat(AccountKey::MAX);
+        assert!(key(&long).is_some());
+        for raw in ["", "  ", "\u{3000}", "a\0b", "a\nb", "a\u{85}b", &format!("{long}a"), &"\u{fdfa}".repeat(170)] {
+            assert_eq!(key(raw), None, "{raw:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_key_of_a_key_is_itself(raw in "\\PC{0,20}") {
+            if let Some(key) = AccountKey::new(&raw) {
+                prop_assert_eq!(AccountKey::new(&key.0), Some(key));
+            }
+        }
     }
 }

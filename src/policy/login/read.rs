@@ -1,0 +1,182 @@
+//! Whom an attempt names, read exactly once or not at all.
+//!
+//! An application may read a body otherwise than we do: take the last of two fields, fold letter case, cut a name at a
+//! bracket. Whatever could make it see another account than the one that is counted is refused here.
+
+mod form;
+mod json;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::HeaderMap;
+use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderName};
+use zeroize::Zeroizing;
+
+use super::{AccountKey, AccountSource, Attempt, FieldSource, LoginRule, MAX_LOGIN_BODY};
+use crate::policy::{Denial, Reason};
+
+/// Why an account could not be read; the private cause of the 400.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+enum ReadFault {
+    #[error("login body over 64 KiB")]
+    BodyTooLarge,
+    #[error("login body is content-encoded")]
+    Encoded,
+    #[error("login body of the wrong media type")]
+    MediaType,
+    #[error("login body in a charset other than UTF-8")]
+    Charset,
+    #[error("login body is malformed")]
+    Malformed,
+    #[error("a login field stands twice, or under a second spelling of its name")]
+    Twice,
+    #[error("a login field stands in the query too")]
+    InQuery,
+    #[error("a login field is neither a string nor a whole number")]
+    WrongType,
+    #[error("no account in the login attempt")]
+    Absent,
+    #[error("the account is empty, over 512 bytes or holds control characters")]
+    NoName,
+    #[error("Authorization stands twice, or is not well-formed Basic")]
+    Authorization,
+}
+
+/// What a value is read for: an account must have one reading, a secret is only ever compared with itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Use {
+    Account,
+    Secret,
+}
+
+/// The one value of a field; wiped on drop, as it may be the secret.
+type Value = Zeroizing<Vec<u8>>;
+
+impl LoginRule {
+    /// Whether a request that matches by method and path carries credentials at all. Without `Authorization` a request to
+    /// a page behind Basic is the browser's first look, answered 401 by the application; it guesses nothing.
+    /// A form or JSON login is an attempt whatever its body.
+    pub fn offered(&self, headers: &HeaderMap) -> bool {
+        match self.account {
+            AccountSource::Basic => headers.contains_key(AUTHORIZATION),
+            AccountSource::Field(_) => true,
+        }
+    }
+
+    /// Whether this attempt's account stands in the body; with Basic the head has it, and no body need be read.
+    pub fn needs_body(&self) -> bool {
+        matches!(self.account, AccountSource::Field(_))
+    }
+
+    /// Fails closed: an account that cannot be read exactly once is a 400 `bad-request`.
+    /// `query` is the canonical query: the account field there too is a 400. With Basic the password in the header is the
+    /// secret, whatever `secret` says.
+    pub fn read(&self, headers: &HeaderMap, query: Option<&str>, body: &[u8]) -> Result<Attempt, Denial> {
+        self.read_once(headers, query, body).map_err(ReadFault::denial)
+    }
+
+    fn read_once(&self, headers: &HeaderMap, query: Option<&str>, body: &[u8]) -> Result<Attempt, ReadFault> {
+        let AccountSource::Field(field) = &self.account else {
+            let (account, secret) = basic(headers)?;
+            return Ok(Attempt { account: key(&account)?, secret: Some(secret) });
+        };
+        if body.len() > MAX_LOGIN_BODY {
+            return Err(ReadFault::BodyTooLarge);
+        }
+        if headers
+            .get_all(CONTENT_ENCODING)
+            .iter()
+            .any(|coding| !coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity"))
+        {
+            return Err(ReadFault::Encoded);
+        }
+        let media = MediaType::of(headers)?;
+        for field in [Some(field), self.secret.as_ref()].into_iter().flatten() {
+            if !media.fits(field) {
+                return Err(ReadFault::MediaType);
+            }
+            if query.is_some_and(|query| form::names(query, field)) {
+                return Err(ReadFault::InQuery);
+            }
+        }
+        let account = key(&field.read(body, Use::Account)?.ok_or(ReadFault::Absent)?)?;
+        let secret = self.secret.as_ref().map(|field| field.read(body, Use::Secret)).transpose()?.flatten();
+        Ok(Attempt { account, secret })
+    }
+}
+
+impl FieldSource {
+    fn read(&self, body: &[u8], used: Use) -> Result<Option<Value>, ReadFault> {
+        match self {
+            Self::Form(name) => form::read(body, name, used),
+            Self::Json(pointer) => json::read(body, pointer),
+        }
+    }
+}
+
+impl ReadFault {
+    fn denial(self) -> Denial {
+        Denial::new(Reason::BadRequest, self.to_string())
+    }
+}
+
+/// What `Content-Type` says of the body.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum MediaType {
+    Form,
+    Json,
+}
+
+impl MediaType {
+    /// Fails closed: absent, twice, neither of the two, or in another charset than UTF-8.
+    fn of(headers: &HeaderMap) -> Result<Self, ReadFault> {
+        let line = single(headers, &CONTENT_TYPE).ok_or(ReadFault::MediaType)?;
+        let mut parts = line.split(';');
+        let essence = parts.next().unwrap_or_default().trim().to_ascii_lowercase();
+        let media = match essence.as_str() {
+            "application/x-www-form-urlencoded" => Self::Form,
+            "application/json" => Self::Json,
+            other if other.starts_with("application/") && other.ends_with("+json") => Self::Json,
+            _ => return Err(ReadFault::MediaType),
+        };
+        for parameter in parts {
+            let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+            if name.trim().eq_ignore_ascii_case("charset") && !value.trim().trim_matches('"').eq_ignore_ascii_case("utf-8") {
+                return Err(ReadFault::Charset);
+            }
+        }
+        Ok(media)
+    }
+
+    fn fits(self, field: &FieldSource) -> bool {
+        matches!((self, field), (Self::Form, FieldSource::Form(_)) | (Self::Json, FieldSource::Json(_)))
+    }
+}
+
+/// Name and password of Basic (RFC 7617).
+fn basic(headers: &HeaderMap) -> Result<(Value, Value), ReadFault> {
+    let line = single(headers, &AUTHORIZATION).ok_or(ReadFault::Authorization)?;
+    let (scheme, encoded) = line.split_once(' ').ok_or(ReadFault::Authorization)?;
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return Err(ReadFault::Authorization);
+    }
+    let pair = STANDARD.decode(encoded.trim_matches(' ')).map(Zeroizing::new).map_err(|_| ReadFault::Authorization)?;
+    let colon = pair.iter().position(|byte| *byte == b':').ok_or(ReadFault::Authorization)?;
+    let (name, rest) = pair.split_at_checked(colon).ok_or(ReadFault::Authorization)?;
+    let password = rest.get(1..).unwrap_or_default();
+    Ok((Zeroizing::new(name.to_vec()), Zeroizing::new(password.to_vec())))
+}
+
+/// The only line of a header; `None` where there is none, another one, or one that is not plain text.
+fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    let mut lines = headers.get_all(name).iter();
+    let first = lines.next()?;
+    if lines.next().is_some() { None } else { first.to_str().ok() }
+}
+
+fn key(account: &Value) -> Result<AccountKey, ReadFault> {
+    std::str::from_utf8(account).ok().and_then(AccountKey::new).ok_or(ReadFault::NoName)
+}
+
+#[cfg(test)]
+mod tests;
