@@ -1,5 +1,6 @@
 //! What the file means: names resolved, rules that contradict each other refused, every error at once.
 
+mod allow;
 mod listen;
 mod login;
 mod policy;
