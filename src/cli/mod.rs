@@ -35,10 +35,10 @@ const EXIT_STATUS: &[(u8, &str)] = &[
 )]
 struct Cli {
     /// The config file; relative paths in it start at the working directory
-    #[arg(long, global = true, value_name = "FILE", default_value = "config/doorward.toml")]
+    #[arg(long, global = true, help_heading = "Global options", value_name = "FILE", default_value = "config/doorward.toml")]
     config: PathBuf,
     /// The running gateway's admin socket, in place of the config's `listen.admin`
-    #[arg(long, global = true, value_name = "SOCKET")]
+    #[arg(long, global = true, help_heading = "Global options", value_name = "SOCKET")]
     admin: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
