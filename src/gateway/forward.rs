@@ -1,14 +1,33 @@
 //! Permit + request -> upstream response; upgrades.
 
+use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use http::{Request, Response};
+use bytes::Bytes;
+use http::header::{CONNECTION, UPGRADE};
+use http::{Request, Response, StatusCode, Version};
+use http_body::{Body as _, Frame, SizeHint};
+use http_body_util::{BodyExt as _, Empty};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep};
 
 use crate::policy::Permit;
-use crate::upstream::{Body, ForwardError, Upstream};
+use crate::upstream::{Body, BodyError, ForwardError, ForwardErrorKind, Outstanding, Reply, Upstream};
 
-use super::Worker;
+use super::{Worker, headers};
+
+/// A tunnel ends when no byte passed in either direction for so long; an idle chat is no fault.
+const TUNNEL_IDLE: Duration = Duration::from_secs(60 * 60);
+
+/// How long both sides may take to turn their connections into a tunnel after the 101.
+const TUNNEL_START: Duration = Duration::from_secs(30);
 
 /// Limits of one forward.
 pub struct Terms {
@@ -16,23 +35,274 @@ pub struct Terms {
     pub body: u64,
     /// Without progress.
     pub body_stall: Duration,
+    /// Of the client's connection; a tunnel is given an hour at least.
     pub idle: Duration,
 }
 
 /// Sends a permitted request. `request` already carries its upstream headers and canonical target. Request trailers are
 /// dropped, response trailers pass. An upgrade is tunnelled only after the upstream's 101.
+///
+/// Fails closed: a 101 that nobody asked for, or to another protocol than was asked for, is a bad gateway. Without
+/// `client_upgrade` the request loses its `Upgrade`. A gap in the response body longer than the upstream's `idle` ends it.
 pub async fn send(
-    _worker: &Arc<Worker>,
-    _upstream: &Upstream,
-    _permit: &Permit,
-    _request: Request<Body>,
-    _client_upgrade: Option<hyper::upgrade::OnUpgrade>,
-    _terms: Terms,
+    worker: &Arc<Worker>,
+    upstream: &Upstream,
+    permit: &Permit,
+    mut request: Request<Body>,
+    client_upgrade: Option<OnUpgrade>,
+    terms: Terms,
 ) -> Result<(Response<Body>, Arc<str>), ForwardError> {
-    todo!("forward")
+    // Taken for what it proves: nothing is forwarded without one.
+    let _: &Permit = permit;
+    if request.body().size_hint().lower() > terms.body {
+        let cause = format!("the request announces more than {} bytes of body", terms.body);
+        return Err(ForwardError { kind: ForwardErrorKind::BodyTooLarge, unsent: true, cause });
+    }
+    request.extensions_mut().clear();
+    let asked = headers::upgrade(request.headers(), Version::HTTP_11).filter(|_| client_upgrade.is_some());
+    if asked.is_none() {
+        request.headers_mut().remove(UPGRADE);
+        request.headers_mut().remove(CONNECTION);
+    }
+
+    let Reply { mut response, server, guard } = worker.pool.send(upstream, request).await?;
+    // How the upstream speaks is no matter between the client and this gateway.
+    *response.version_mut() = Version::HTTP_11;
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        response.headers_mut().remove(UPGRADE);
+        response.extensions_mut().clear();
+        return Ok((response.map(|body| response_body(body, guard, upstream.timeouts.idle)), server));
+    }
+
+    let (Some(client), Some(asked)) = (client_upgrade, asked) else {
+        return Err(bad_gateway("the upstream switched protocols unasked"));
+    };
+    if !headers::upgrade_agrees(&asked, response.headers()) {
+        return Err(bad_gateway("the upstream switched to a protocol that was not asked for"));
+    }
+    let far = hyper::upgrade::on(&mut response);
+    tokio::spawn(tunnel(client, far, guard, terms.idle.max(TUNNEL_IDLE)));
+    Ok((response.map(|_| empty()), server))
 }
 
 /// The client's body with its cap and its stall deadline, trailers dropped.
-pub fn request_body(_body: hyper::body::Incoming, _terms: &Terms) -> Body {
-    todo!("forward")
+///
+/// Fails closed: the byte that is over the cap, and what follows it, is never passed on.
+pub fn request_body(body: Incoming, terms: &Terms) -> Body {
+    if body.is_end_stream() {
+        return empty();
+    }
+    ClientBody { body, left: terms.body, gap: Gap::new(terms.body_stall), over: false }.boxed_unsync()
 }
+
+/// The upstream's body with its gap deadline; `guard` is held to its end.
+fn response_body(body: Incoming, mut guard: Outstanding, gap: Duration) -> Body {
+    if body.is_end_stream() {
+        guard.ended();
+        return empty();
+    }
+    ServerBody { body, guard: Some(guard), gap: Gap::new(gap) }.boxed_unsync()
+}
+
+fn empty() -> Body {
+    Empty::new().map_err(|never| match never {}).boxed_unsync()
+}
+
+fn bad_gateway(cause: &str) -> ForwardError {
+    ForwardError { kind: ForwardErrorKind::BadGateway, unsent: false, cause: cause.to_owned() }
+}
+
+struct ClientBody {
+    body: Incoming,
+    left: u64,
+    gap: Gap,
+    over: bool,
+}
+
+struct ServerBody {
+    body: Incoming,
+    guard: Option<Outstanding>,
+    gap: Gap,
+}
+
+/// A deadline for the next frame; it runs only while somebody waits for one.
+struct Gap {
+    limit: Duration,
+    sleep: Option<Pin<Box<Sleep>>>,
+    waiting: bool,
+}
+
+impl Gap {
+    fn new(limit: Duration) -> Self {
+        Self { limit, sleep: None, waiting: false }
+    }
+
+    fn poll<F>(
+        &mut self,
+        polled: Poll<Option<Result<F, hyper::Error>>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<F, BodyError>>> {
+        if let Poll::Ready(frame) = polled {
+            self.waiting = false;
+            return Poll::Ready(frame.map(|frame| frame.map_err(|error| BodyError::Peer(error.to_string()))));
+        }
+        let limit = self.limit;
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        if !self.waiting {
+            self.waiting = true;
+            sleep.as_mut().reset(Instant::now() + limit);
+        }
+        ready!(sleep.as_mut().poll(cx));
+        Poll::Ready(Some(Err(BodyError::Stalled)))
+    }
+}
+
+impl http_body::Body for ClientBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        if this.over {
+            return Poll::Ready(None);
+        }
+        let polled = Pin::new(&mut this.body).poll_frame(cx);
+        let frame = match ready!(this.gap.poll(polled, cx)) {
+            Some(Ok(frame)) => frame,
+            end => {
+                this.over = true;
+                return Poll::Ready(end);
+            }
+        };
+        let Ok(data) = frame.into_data() else {
+            this.over = true;
+            return Poll::Ready(None);
+        };
+        match this.left.checked_sub(data.len() as u64) {
+            Some(left) => this.left = left,
+            None => {
+                this.over = true;
+                return Poll::Ready(Some(Err(BodyError::TooLarge)));
+            }
+        }
+        Poll::Ready(Some(Ok(Frame::data(data))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.over || self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl http_body::Body for ServerBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        let polled = Pin::new(&mut this.body).poll_frame(cx);
+        let next = ready!(this.gap.poll(polled, cx));
+        let ended = match &next {
+            None => true,
+            Some(Ok(frame)) => frame.is_trailers() || this.body.is_end_stream(),
+            Some(Err(_)) => {
+                // Not read to its end: the connection is closed, not kept.
+                this.guard = None;
+                false
+            }
+        };
+        if ended && let Some(mut guard) = this.guard.take() {
+            guard.ended();
+        }
+        Poll::Ready(next)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Carries bytes both ways until both sides have ended or nothing passed for `idle`.
+async fn tunnel(client: OnUpgrade, far: OnUpgrade, guard: Outstanding, idle: Duration) {
+    let both = async { tokio::try_join!(client, far) };
+    let (client, far) = match tokio::time::timeout(TUNNEL_START, both).await {
+        Ok(Ok(sides)) => sides,
+        Ok(Err(error)) => return tracing::debug!(%error, "an upgrade was not completed"),
+        Err(_) => return tracing::debug!("an upgrade was not completed in time"),
+    };
+    let activity = Arc::new(Activity { started: Instant::now(), last: AtomicU64::new(0) });
+    let mut client = Watched { io: TokioIo::new(client), activity: activity.clone() };
+    let mut far = Watched { io: TokioIo::new(far), activity: activity.clone() };
+    tokio::select! {
+        _ = tokio::io::copy_bidirectional(&mut client, &mut far) => {}
+        () = activity.silent_for(idle) => {}
+    }
+    drop(guard);
+}
+
+/// When a byte last passed.
+struct Activity {
+    started: Instant,
+    /// Milliseconds from `started`.
+    last: AtomicU64,
+}
+
+impl Activity {
+    fn touch(&self) {
+        self.last.store(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    async fn silent_for(&self, idle: Duration) {
+        loop {
+            let due = self.started + Duration::from_millis(self.last.load(Ordering::Relaxed)) + idle;
+            if due <= Instant::now() {
+                return;
+            }
+            tokio::time::sleep_until(due).await;
+        }
+    }
+}
+
+struct Watched<T> {
+    io: T,
+    activity: Arc<Activity>,
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.io).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.activity.touch();
+        }
+        polled
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.io).poll_write(cx, buf);
+        if polled.is_ready() {
+            self.activity.touch();
+        }
+        polled
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,11 +1,20 @@
 //! Hop-by-hop removal, the forwarded chain, identity headers: strip first, then set.
 
-use std::net::IpAddr;
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
 
-use http::{HeaderMap, Version};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::header::{
+    ACCESS_CONTROL_REQUEST_HEADERS, AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT,
+    FORWARDED, HOST, ORIGIN, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, STRICT_TRANSPORT_SECURITY, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Version};
+use rustls::pki_types::CertificateDer;
 
 use crate::events::DecisionId;
-use crate::policy::{Denial, Permit};
+use crate::policy::{Denial, Permit, Reason};
 
 use super::Connection;
 
@@ -24,24 +33,401 @@ pub struct Upward<'a> {
     pub held_chain: bool,
 }
 
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const CLIENT_CERT: HeaderName = HeaderName::from_static("client-cert");
+const CLIENT_CERT_CHAIN: HeaderName = HeaderName::from_static("client-cert-chain");
+const DOORWARD_IDENTITY: HeaderName = HeaderName::from_static("doorward-identity");
+const DOORWARD_KIND: HeaderName = HeaderName::from_static("doorward-kind");
+const DOORWARD_TENANT: HeaderName = HeaderName::from_static("doorward-tenant");
+const DOORWARD_APPROVAL_ID: HeaderName = HeaderName::from_static("doorward-approval-id");
+const DOORWARD_DECISION: HeaderName = HeaderName::from_static("doorward-decision");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// Hops that a forwarded chain may have; a longer one is no chain that anybody built in earnest.
+const MAX_HOPS: usize = 64;
+
+/// Names that applications and frameworks take as said by their proxy; a prefix stands for all names that start so.
+/// Every byte of a name but letters and digits counts as `-`, as CGI and its heirs fold them.
+const PROTECTED_PREFIXES: [&str; 9] = [
+    "x-forwarded",
+    "doorward-",
+    "client-cert",
+    "x-client-cert",
+    "x-original-",
+    "x-rewrite-url",
+    "x-ssl-client",
+    "ssl-client",
+    "x-real-ip",
+];
+
 /// Client address from the peer and X-Forwarded-For: trusted hops right to left. Fails closed: a trusted proxy's request
 /// without a usable X-Forwarded-For is a 400. Returns the client and the believed addresses (left to right).
-pub fn client_ip(_peer: IpAddr, _headers: &HeaderMap, _trusted: &crate::net::Nets) -> Result<(IpAddr, Vec<IpAddr>), Denial> {
-    todo!("forward")
+///
+/// What stands left of the client was written by nobody that is trusted, and is not even parsed.
+pub fn client_ip(peer: IpAddr, headers: &HeaderMap, trusted: &crate::net::Nets) -> Result<(IpAddr, Vec<IpAddr>), Denial> {
+    let peer = peer.to_canonical();
+    if !trusted.contains(peer) {
+        return Ok((peer, Vec::new()));
+    }
+    let mut believed = Vec::new();
+    // The lines of a list header are one list, in their order (RFC 9110 section 5.3).
+    'lines: for line in headers.get_all(&X_FORWARDED_FOR).iter().rev() {
+        let line = line.to_str().map_err(|_| unusable("X-Forwarded-For of a trusted proxy is not text"))?;
+        for hop in line.rsplit(',') {
+            let ip = parse_hop(hop).ok_or_else(|| unusable("X-Forwarded-For of a trusted proxy is not a list of addresses"))?;
+            if believed.len() == MAX_HOPS {
+                return Err(unusable("X-Forwarded-For of a trusted proxy has too many hops"));
+            }
+            believed.push(ip);
+            if !trusted.contains(ip) {
+                break 'lines;
+            }
+        }
+    }
+    believed.reverse();
+    let client = *believed.first().ok_or_else(|| unusable("a trusted proxy sent no X-Forwarded-For"))?;
+    Ok((client, believed))
 }
 
 /// Whether the request asks for an upgrade (HTTP/1.1 `Connection: upgrade` with `Upgrade`), and to which protocol.
-pub fn upgrade(_headers: &HeaderMap, _version: Version) -> Option<http::HeaderValue> {
-    todo!("forward")
+///
+/// Fails closed: an upgrade to another version of HTTP or to TLS is none, for what came through that tunnel would be
+/// requests that nobody decides on.
+pub fn upgrade(headers: &HeaderMap, version: Version) -> Option<HeaderValue> {
+    if version != Version::HTTP_11 {
+        return None;
+    }
+    requested_upgrade(headers).cloned()
 }
 
 /// Request headers towards the application. Removes hop-by-hop (all lines of `Connection`), every alias of protected
 /// names, credentials of ours; then sets what is known. Keeps `TE: trailers`, `traceparent`, `Host`.
-pub fn towards_upstream(_headers: &mut HeaderMap, _up: &Upward<'_>) {
-    todo!("forward")
+///
+/// `Upgrade` and `Connection: upgrade` stay where [`upgrade`] finds them; `forward::send` drops them where the exchange may
+/// not be upgraded. Fails closed: nothing is set before everything that could pose as it is gone.
+pub fn towards_upstream(headers: &mut HeaderMap, up: &Upward<'_>) {
+    strip_request(headers);
+
+    let through_proxy = (!up.believed.is_empty()).then_some(up.connection.client.ip);
+    headers.insert(X_FORWARDED_FOR, ascii(&forwarded_for(up, through_proxy)));
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("https"));
+    headers.insert(X_FORWARDED_HOST, plain(up.host));
+    headers.insert(FORWARDED, ascii(&forwarded(up, through_proxy)));
+    headers.insert(DOORWARD_DECISION, decision_value(up.decision));
+    if !headers.contains_key(HOST) {
+        headers.insert(HOST, plain(up.host));
+    }
+
+    let kind = match (up.permit.identity(), up.permit.approval()) {
+        (Some(identity), _) => Some(identity.kind),
+        (None, Some(_)) => Some(crate::policy::AccountKind::Bot),
+        (None, None) => None,
+    };
+    if let Some(kind) = kind {
+        headers.insert(DOORWARD_KIND, HeaderValue::from_static(kind.as_str()));
+    }
+    if let Some(identity) = up.permit.identity() {
+        headers.insert(DOORWARD_IDENTITY, plain(&identity.key));
+        if let Some(tenant) = &identity.tenant {
+            headers.insert(DOORWARD_TENANT, plain(tenant));
+        }
+    }
+    if let Some(approval) = up.permit.approval() {
+        headers.insert(DOORWARD_APPROVAL_ID, plain(&approval.id));
+    }
+    if let (true, [leaf, rest @ ..]) = (up.held_chain, up.connection.chain.as_slice()) {
+        headers.insert(CLIENT_CERT, byte_sequences(std::slice::from_ref(leaf)));
+        if !rest.is_empty() {
+            headers.insert(CLIENT_CERT_CHAIN, byte_sequences(rest));
+        }
+    }
 }
 
 /// Response headers towards the client: hop-by-hop removed, `Doorward-Decision` and HSTS set.
-pub fn towards_client(_headers: &mut HeaderMap, _decision: DecisionId, _host: &str) {
-    todo!("forward")
+///
+/// `Upgrade` with `Connection: upgrade` stays: `forward::send` leaves the two only on a 101.
+pub fn towards_client(headers: &mut HeaderMap, decision: DecisionId, host: &str) {
+    let upgrade = requested_upgrade(headers).cloned();
+    remove_connection_named(headers);
+    for name in [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, PROXY_AUTHENTICATE, TRANSFER_ENCODING, TE, UPGRADE] {
+        headers.remove(name);
+    }
+    if let Some(upgrade) = upgrade {
+        headers.insert(UPGRADE, upgrade);
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    }
+    headers.insert(DOORWARD_DECISION, decision_value(decision));
+    if is_named_host(host) && !headers.contains_key(STRICT_TRANSPORT_SECURITY) {
+        headers.insert(STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=31536000"));
+    }
 }
+
+/// Whether an upstream's `Upgrade` names a protocol that was asked for.
+pub(super) fn upgrade_agrees(asked: &HeaderValue, answered: &HeaderMap) -> bool {
+    let Some(answered) = requested_upgrade(answered).and_then(|value| value.to_str().ok()) else { return false };
+    asked.to_str().is_ok_and(|asked| tokens(asked).any(|token| token.eq_ignore_ascii_case(answered.trim())))
+}
+
+/// Removes what ends at this hop or could pose as ours.
+fn strip_request(headers: &mut HeaderMap) {
+    let upgrade = requested_upgrade(headers).cloned();
+    let trailers = headers.get_all(TE).iter().any(|line| line.to_str().is_ok_and(|line| tokens(line).any(is_trailers)));
+    remove_connection_named(headers);
+    if headers.contains_key(TRANSFER_ENCODING) {
+        headers.remove(CONTENT_LENGTH);
+    }
+    let unwanted: Vec<HeaderName> = headers.keys().filter(|name| is_unwanted(name)).cloned().collect();
+    for name in unwanted {
+        headers.remove(name);
+    }
+    remove_own_authorization(headers);
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    if let Some(upgrade) = upgrade {
+        headers.insert(UPGRADE, upgrade);
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    }
+}
+
+/// Whether a request header never passes: hop-by-hop, or an alias of a protected name.
+fn is_unwanted(name: &HeaderName) -> bool {
+    let text = name.as_str();
+    // Nearly every header that browsers send is let through by its first letter.
+    match text.as_bytes().first() {
+        Some(b'c') => *name == CONNECTION || is_protected(text),
+        Some(b'd' | b'f' | b's' | b'x') => is_protected(text),
+        Some(b'e') => *name == EXPECT,
+        Some(b'h') => text == "http2-settings",
+        Some(b'k') => *name == KEEP_ALIVE,
+        // `Proxy` alone becomes HTTP_PROXY in CGI's environment.
+        Some(b'p') => *name == PROXY_AUTHORIZATION || *name == PROXY_CONNECTION || *name == PROXY_AUTHENTICATE || text == "proxy",
+        Some(b't') => *name == TE || *name == TRAILER || *name == TRANSFER_ENCODING,
+        Some(b'u') => *name == UPGRADE,
+        _ => false,
+    }
+}
+
+/// Whether a name, or an alias of it, is one that only the gateway may set. `name` is lower case.
+fn is_protected(name: &str) -> bool {
+    starts_with_folded(name, "forwarded") && name.len() == "forwarded".len()
+        || PROTECTED_PREFIXES.iter().any(|prefix| starts_with_folded(name, prefix))
+}
+
+fn starts_with_folded(name: &str, prefix: &str) -> bool {
+    name.len() >= prefix.len() && name.bytes().zip(prefix.bytes()).all(|(a, b)| fold(a) == b)
+}
+
+const fn fold(byte: u8) -> u8 {
+    if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' }
+}
+
+/// Removes the headers that any line of `Connection` names, but for those whose loss would change what the request or the
+/// response is: nobody may name these away.
+fn remove_connection_named(headers: &mut HeaderMap) {
+    let mut named: Vec<HeaderName> = Vec::new();
+    for line in headers.get_all(CONNECTION) {
+        for token in line.as_bytes().split(|&byte| byte == b',') {
+            let token = token.trim_ascii();
+            if token.is_empty() || [&b"keep-alive"[..], b"close", b"upgrade", b"te"].iter().any(|t| token.eq_ignore_ascii_case(t))
+            {
+                continue;
+            }
+            match HeaderName::from_bytes(token) {
+                Ok(name) if !is_essential(&name) => named.push(name),
+                _ => {}
+            }
+        }
+    }
+    for name in named {
+        headers.remove(name);
+    }
+}
+
+fn is_essential(name: &HeaderName) -> bool {
+    const ESSENTIAL: [HeaderName; 9] = [
+        HOST,
+        CONTENT_LENGTH,
+        CONTENT_TYPE,
+        CONTENT_ENCODING,
+        AUTHORIZATION,
+        COOKIE,
+        SET_COOKIE,
+        ORIGIN,
+        ACCESS_CONTROL_REQUEST_HEADERS,
+    ];
+    ESSENTIAL.contains(name) || *name == TRANSFER_ENCODING || name.as_str() == "traceparent"
+}
+
+/// `Authorization: Doorward …` is ours, on whichever line; every other scheme is the application's.
+fn remove_own_authorization(headers: &mut HeaderMap) {
+    if !headers.get_all(AUTHORIZATION).iter().any(is_own_credential) {
+        return;
+    }
+    let others: Vec<HeaderValue> =
+        headers.get_all(AUTHORIZATION).iter().filter(|value| !is_own_credential(value)).cloned().collect();
+    headers.remove(AUTHORIZATION);
+    for value in others {
+        headers.append(AUTHORIZATION, value);
+    }
+}
+
+fn is_own_credential(value: &HeaderValue) -> bool {
+    let value = value.as_bytes().trim_ascii_start();
+    let end = value.iter().position(|byte| !byte.is_ascii_alphanumeric() && *byte != b'-').unwrap_or(value.len());
+    value.get(..end).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"doorward"))
+}
+
+/// The `Upgrade` that all lines of `Connection` stand for, if it may be followed at all.
+fn requested_upgrade(headers: &HeaderMap) -> Option<&HeaderValue> {
+    let mut lines = headers.get_all(UPGRADE).iter();
+    let (Some(value), None) = (lines.next(), lines.next()) else { return None };
+    let named = headers.get_all(CONNECTION).iter().filter_map(|line| line.to_str().ok());
+    if !named.flat_map(tokens).any(|token| token.eq_ignore_ascii_case("upgrade")) {
+        return None;
+    }
+    let protocols = value.to_str().ok()?;
+    let mut any = false;
+    for protocol in tokens(protocols) {
+        let name = protocol.split('/').next().unwrap_or(protocol);
+        if ["h2", "h2c", "h3", "http", "https", "tls"].iter().any(|version| name.eq_ignore_ascii_case(version)) {
+            return None;
+        }
+        any = true;
+    }
+    any.then_some(value)
+}
+
+fn tokens(line: &str) -> impl Iterator<Item = &str> {
+    line.split(',').map(str::trim).filter(|token| !token.is_empty())
+}
+
+fn is_trailers(coding: &str) -> bool {
+    coding.split(';').next().is_some_and(|name| name.trim().eq_ignore_ascii_case("trailers"))
+}
+
+fn unusable(cause: &'static str) -> Denial {
+    Denial::new(Reason::BadRequest, cause)
+}
+
+/// One address of X-Forwarded-For: bare, with a port, or bracketed.
+fn parse_hop(hop: &str) -> Option<IpAddr> {
+    let hop = hop.trim_matches([' ', '\t']);
+    let ip = hop
+        .parse::<IpAddr>()
+        .ok()
+        .or_else(|| hop.parse::<SocketAddr>().ok().map(|address| address.ip()))
+        .or_else(|| hop.strip_prefix('[')?.strip_suffix(']')?.parse::<std::net::Ipv6Addr>().ok().map(IpAddr::V6))?
+        .to_canonical();
+    (!ip.is_unspecified()).then_some(ip)
+}
+
+fn forwarded_for(up: &Upward<'_>, peer: Option<IpAddr>) -> String {
+    let Some(peer) = peer else { return up.client.to_string() };
+    let mut line = String::with_capacity(16 * (up.believed.len() + 1));
+    for hop in up.believed {
+        let _ = write!(line, "{hop}, ");
+    }
+    let _ = write!(line, "{peer}");
+    line
+}
+
+/// RFC 7239: one element a hop; the last is what this gateway saw itself.
+fn forwarded(up: &Upward<'_>, peer: Option<IpAddr>) -> String {
+    let mut line = String::with_capacity(64 + up.host.len());
+    let write_for = |line: &mut String, ip: IpAddr| {
+        let _ = match ip {
+            IpAddr::V4(ip) => write!(line, "for={ip}"),
+            IpAddr::V6(ip) => write!(line, "for=\"[{ip}]\""),
+        };
+    };
+    if peer.is_some() {
+        for hop in up.believed {
+            write_for(&mut line, *hop);
+            line.push_str(", ");
+        }
+    }
+    write_for(&mut line, peer.unwrap_or(up.client));
+    line.push_str(";proto=https;host=");
+    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$&'*+-.^_`|~".contains(&byte);
+    if !up.host.is_empty() && up.host.bytes().all(is_token) {
+        line.push_str(up.host);
+        return line;
+    }
+    line.push('"');
+    for byte in up.host.bytes() {
+        match byte {
+            b'"' | b'\\' => line.extend(['\\', char::from(byte)]),
+            _ => push_encoded(&mut line, byte),
+        }
+    }
+    line.push('"');
+    line
+}
+
+/// Plain text: everything outside visible ASCII is percent-encoded, and `%` itself, so that two names never look alike.
+fn plain(text: &str) -> HeaderValue {
+    if text.bytes().all(is_plain) {
+        return HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static(""));
+    }
+    let mut encoded = String::with_capacity(text.len() + 16);
+    for byte in text.bytes() {
+        push_encoded(&mut encoded, byte);
+    }
+    ascii(&encoded)
+}
+
+fn push_encoded(line: &mut String, byte: u8) {
+    if is_plain(byte) {
+        line.push(char::from(byte));
+    } else {
+        let _ = write!(line, "%{byte:02X}");
+    }
+}
+
+const fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_graphic() && byte != b'%'
+}
+
+/// A value made here of visible ASCII and spaces alone.
+fn ascii(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+fn decision_value(id: DecisionId) -> HeaderValue {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let mut text = [0_u8; 32];
+    for (place, digit) in text.iter_mut().rev().enumerate() {
+        let nibble = (id.0 >> (4 * place)) & 0xf;
+        *digit = HEX.get(nibble as usize).copied().unwrap_or(b'0');
+    }
+    HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+/// RFC 9440: certificates as structured-field byte sequences.
+fn byte_sequences(chain: &[CertificateDer<'_>]) -> HeaderValue {
+    let mut line = String::with_capacity(chain.iter().map(|der| der.len() / 3 * 4 + 8).sum());
+    for (place, der) in chain.iter().enumerate() {
+        line.push_str(if place == 0 { ":" } else { ", :" });
+        STANDARD.encode_string(der.as_ref(), &mut line);
+        line.push(':');
+    }
+    ascii(&line)
+}
+
+/// Whether HSTS means anything: a name that is not this machine's own.
+fn is_named_host(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let name = name.trim_end_matches('.');
+    let last = name.rsplit('.').next().unwrap_or(name);
+    !name.is_empty() && !name.starts_with('[') && name.parse::<IpAddr>().is_err() && !last.eq_ignore_ascii_case("localhost")
+}
+
+#[cfg(test)]
+mod tests;

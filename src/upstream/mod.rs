@@ -1,15 +1,31 @@
 //! The application's side: servers, their health, pooled connections.
 
-use std::sync::Arc;
+mod connect;
+mod health;
+mod outgoing;
+mod pool;
+mod server;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, ToSocketAddrs};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, Weak, mpsc};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::Response;
 use http_body_util::combinators::UnsyncBoxBody;
+use tokio::time::Instant;
 
-use crate::config::{UpstreamSpec, UpstreamTimeouts};
+use crate::config::{HealthSpec, UpstreamSpec, UpstreamTimeouts};
 use crate::events::Events;
 use crate::policy::Name;
+
+pub use pool::{Outstanding, Pool};
+use server::Server;
 
 /// Streams a body in either direction.
 pub type Body = UnsyncBoxBody<Bytes, BodyError>;
@@ -26,17 +42,22 @@ pub enum BodyError {
 }
 
 /// All upstreams over all generations: servers that a reload leaves unchanged keep their health and connections.
-pub struct Upstreams {}
+pub struct Upstreams {
+    /// `None` only in unit tests that tell nobody.
+    events: Option<Events>,
+    registry: Mutex<Registry>,
+    /// Told by `commit`, heard by `run_health`.
+    changed: tokio::sync::Notify,
+    next_id: AtomicU64,
+}
 
 /// One upstream of a snapshot.
 pub struct Upstream {
     pub name: Name,
     pub timeouts: UpstreamTimeouts,
-    // servers: the upstream helper's to fill
+    servers: Vec<Arc<Server>>,
+    health: Option<HealthSpec>,
 }
-
-/// One worker's idle connections; never shared between workers.
-pub struct Pool {}
 
 /// Why there is no response. `unsent` is true only where not a byte of the request can have reached the application.
 #[derive(Debug)]
@@ -70,9 +91,6 @@ pub struct Reply {
     pub guard: Outstanding,
 }
 
-/// One request outstanding at a server; released on drop.
-pub struct Outstanding {}
-
 /// For `status`.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub struct ServerStatus {
@@ -84,57 +102,177 @@ pub struct ServerStatus {
     pub last_error: Option<String>,
 }
 
+/// Servers of every snapshot still alive, and those of the committed one.
+#[derive(Default)]
+struct Registry {
+    known: Vec<Weak<Server>>,
+    live: Vec<Watched>,
+}
+
+/// A server of the committed snapshot, and how it is checked.
+#[derive(Clone)]
+struct Watched {
+    server: Arc<Server>,
+    health: Option<HealthSpec>,
+    timeouts: UpstreamTimeouts,
+}
+
 impl Upstreams {
-    pub fn new(_events: Events) -> Self {
-        todo!("upstream")
+    pub fn new(events: Events) -> Self {
+        Self::telling(Some(events))
+    }
+
+    fn telling(events: Option<Events>) -> Self {
+        Self { events, registry: Mutex::default(), changed: tokio::sync::Notify::new(), next_id: AtomicU64::new(0) }
     }
 
     /// Upstreams of a new snapshot in spec order; touches nothing live. `clients` as `TlsState::upstream_clients`.
-    pub fn prepare(&self, _specs: &[UpstreamSpec], _clients: &[Option<Arc<rustls::ClientConfig>>]) -> Vec<Arc<Upstream>> {
-        todo!("upstream")
+    ///
+    /// A server is the same as before when its upstream's name, its URL and its TLS configuration (by identity) are. Where
+    /// only the TLS configuration was made anew it takes over the health that was known of it, not the connections.
+    /// Fails closed: an `https` server without a TLS configuration can never be connected.
+    pub fn prepare(&self, specs: &[UpstreamSpec], clients: &[Option<Arc<rustls::ClientConfig>>]) -> Vec<Arc<Upstream>> {
+        let mut registry = self.registry();
+        registry.known.retain(|server| server.strong_count() > 0);
+        specs
+            .iter()
+            .enumerate()
+            .map(|(index, spec)| {
+                let tls = clients.get(index).and_then(Option::as_ref);
+                let servers = spec.servers.iter().map(|url| self.server(&mut registry, spec, &url.value, tls)).collect();
+                Arc::new(Upstream {
+                    name: spec.name.clone(),
+                    timeouts: spec.timeouts.clone(),
+                    servers,
+                    health: spec.health.clone(),
+                })
+            })
+            .collect()
     }
 
     /// From now on these are health-checked; servers in no live snapshot are forgotten when their last request ends.
-    pub fn commit(&self, _upstreams: &[Arc<Upstream>]) {
-        todo!("upstream")
+    pub fn commit(&self, upstreams: &[Arc<Upstream>]) {
+        let live: Vec<Watched> = upstreams
+            .iter()
+            .flat_map(|upstream| {
+                upstream.servers.iter().map(|server| Watched {
+                    server: server.clone(),
+                    health: upstream.health.clone(),
+                    timeouts: upstream.timeouts.clone(),
+                })
+            })
+            .collect();
+        for watched in live.iter().filter(|watched| watched.health.is_none()) {
+            watched.server.forget_checks();
+        }
+        self.registry().live = live;
+        self.changed.notify_one();
     }
 
     /// Active checks with hysteresis (3 failures down, 2 successes up) until cancelled.
-    pub async fn run_health(self: Arc<Self>, _stop: tokio_util::sync::CancellationToken) {
-        todo!("upstream")
+    pub async fn run_health(self: Arc<Self>, stop: tokio_util::sync::CancellationToken) {
+        health::run(&self, stop).await;
     }
 
     pub fn status(&self) -> Vec<ServerStatus> {
-        todo!("upstream")
+        let now = Instant::now();
+        self.registry().live.iter().map(|watched| watched.server.status(now)).collect()
+    }
+
+    fn server(
+        &self,
+        registry: &mut Registry,
+        spec: &UpstreamSpec,
+        url: &crate::config::ServerUrl,
+        tls: Option<&Arc<rustls::ClientConfig>>,
+    ) -> Arc<Server> {
+        let namesakes: Vec<Arc<Server>> =
+            registry.known.iter().filter_map(Weak::upgrade).filter(|server| server.is_at(&spec.name, url)).collect();
+        if let Some(same) = namesakes.iter().find(|server| server.uses_tls(tls)) {
+            return same.clone();
+        }
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let server = Arc::new(Server::new(id, spec.name.clone(), url.clone(), tls.cloned(), self.events.clone()));
+        if let Some(older) = namesakes.last() {
+            server.inherit_health(older);
+        }
+        registry.known.push(Arc::downgrade(&server));
+        server
+    }
+
+    fn registry(&self) -> MutexGuard<'_, Registry> {
+        self.registry.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
-/// Names that do not resolve and similar, for `check`: (upstream index, server index, error).
-pub fn resolve_all(_specs: &[UpstreamSpec], _within: Duration) -> Vec<(usize, usize, String)> {
-    todo!("upstream")
-}
-
-impl Pool {
-    pub fn new() -> Self {
-        todo!("upstream")
-    }
-
-    /// Sends to the healthy server with the least outstanding; the head of the response within `timeouts.response`.
-    /// Only what is provably unsent is tried again (another connection, then another server). `request` has an
-    /// origin-form target and its `Host`; for h2 the pool makes the absolute form. An upgrade request (h1) keeps its
-    /// `Connection: upgrade`, and `hyper::upgrade::on(&mut response)` works on the reply.
-    pub async fn send(&self, _upstream: &Upstream, _request: Request<Body>) -> Result<Reply, ForwardError> {
-        todo!("upstream")
-    }
-
-    /// Drops connections idle longer than their upstream allows.
-    pub fn sweep(&self) {
-        todo!("upstream")
+impl Upstream {
+    /// The server to try next: up, not yet tried, least outstanding; ties go round by `turn`. One that failed its last
+    /// connects is taken only when there is no better. Fails closed: `None` when active checks say that all are down.
+    fn choose(&self, turn: usize, tried: &[usize]) -> Option<(usize, &Arc<Server>)> {
+        let count = self.servers.len();
+        // Read only where a server failed its last connects.
+        let reading = std::cell::OnceCell::new();
+        let now = || *reading.get_or_init(Instant::now);
+        let (index, server) = (0..count)
+            .map(|step| turn.wrapping_add(step) % count)
+            .filter(|index| !tried.contains(index))
+            .filter_map(|index| self.servers.get(index).map(|server| (index, server)))
+            .filter(|(_, server)| !server.is_down())
+            .min_by_key(|(_, server)| (server.is_avoided(now), server.outstanding()))?;
+        server.claim_trial(now);
+        Some((index, server))
     }
 }
 
-impl Default for Pool {
-    fn default() -> Self {
-        Self::new()
+impl ForwardError {
+    fn new(kind: ForwardErrorKind, unsent: bool, cause: impl Into<String>) -> Self {
+        Self { kind, unsent, cause: cause.into() }
     }
+}
+
+/// Names that do not resolve and similar, for `check`: (upstream index, server index, error). Blocks for at most `within`.
+pub fn resolve_all(specs: &[UpstreamSpec], within: Duration) -> Vec<(usize, usize, String)> {
+    let names: BTreeSet<(String, u16)> = specs
+        .iter()
+        .flat_map(|spec| &spec.servers)
+        .map(|server| (server.value.host.clone(), server.value.port))
+        .filter(|(host, _)| host.parse::<IpAddr>().is_err())
+        .collect();
+    let (answers, inbox) = mpsc::channel();
+    for name in names.clone() {
+        let answers = answers.clone();
+        // A resolver cannot be interrupted: a thread that outlives `within` ends with its own lookup.
+        std::thread::spawn(move || {
+            let outcome = match name.to_socket_addrs() {
+                Ok(mut addresses) => addresses.next().map(|_| ()).ok_or_else(|| "it has no address".to_owned()),
+                Err(error) => Err(error.to_string()),
+            };
+            let _ = answers.send((name, outcome));
+        });
+    }
+    drop(answers);
+
+    let deadline = Instant::now() + within;
+    let mut outcomes = std::collections::BTreeMap::new();
+    while outcomes.len() < names.len() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let Ok((name, outcome)) = inbox.recv_timeout(left) else { break };
+        outcomes.insert(name, outcome);
+    }
+
+    let mut faults = Vec::new();
+    for (upstream, spec) in specs.iter().enumerate() {
+        for (server, url) in spec.servers.iter().enumerate() {
+            let name = (url.value.host.clone(), url.value.port);
+            if !names.contains(&name) {
+                continue;
+            }
+            match outcomes.get(&name) {
+                Some(Ok(())) => {}
+                Some(Err(error)) => faults.push((upstream, server, format!("{} does not resolve: {error}", name.0))),
+                None => faults.push((upstream, server, format!("{} did not resolve within {within:?}", name.0))),
+            }
+        }
+    }
+    faults
 }

@@ -1,0 +1,171 @@
+//! Dialling: name -> TCP -> TLS -> HTTP/1.1 or HTTP/2, and one exchange over the result.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use http::uri::Scheme;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+
+use crate::config::ServerScheme;
+
+use super::outgoing::{self, Outgoing};
+use super::server::{Server, Spoken};
+
+/// TCP keep-alive: when it starts, and how often it asks.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
+
+/// HTTP/2 pings while requests are under way: a dead server is noticed without waiting for the response deadline.
+const PING_EVERY: Duration = Duration::from_secs(20);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Bytes of an HTTP/2 response head.
+const MAX_HEAD: u32 = 64 * 1024;
+
+/// Streams that one connection is given at most, whatever the server allows.
+const MAX_STREAMS: usize = 100;
+
+/// A connection that speaks HTTP.
+pub(super) enum Wire {
+    H1(http1::SendRequest<Outgoing>),
+    H2(http2::SendRequest<Outgoing>, Arc<StreamCap>),
+}
+
+/// How many streams a connection may carry now; the server may change its mind.
+pub(super) struct StreamCap(AtomicUsize);
+
+/// Why an exchange gave no response.
+pub(super) enum Failure {
+    /// Not a byte of it was written; here it is again.
+    Unsent(Box<Request<Outgoing>>, String),
+    Sent(String),
+}
+
+impl StreamCap {
+    pub fn get(&self) -> usize {
+        self.0.load(Ordering::Relaxed).clamp(1, MAX_STREAMS)
+    }
+}
+
+/// Connects to a server, trying its addresses in turn; all of it is to take no longer than `limit`, which the caller holds
+/// it to. `h1_only` offers no HTTP/2 to a TLS server. Fails closed: TLS without a configuration or a valid name is an error.
+pub(super) async fn dial(server: &Server, h1_only: bool, limit: Duration) -> Result<Wire, String> {
+    let tcp = tcp(server, limit).await?;
+    match server.url.scheme {
+        ServerScheme::Http => h1(tcp).await,
+        ServerScheme::H2c => h2(tcp).await,
+        ServerScheme::Https => {
+            let tls = server.tls.as_ref().ok_or("there is no TLS configuration for it")?;
+            let name = tls.name.clone().ok_or("its host is not a valid TLS server name")?;
+            let config = if h1_only { &tls.h1_only } else { &tls.config };
+            let stream = tokio_rustls::TlsConnector::from(config.clone())
+                .connect(name, tcp)
+                .await
+                .map_err(|error| format!("TLS handshake: {error}"))?;
+            if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+                server.speaks(Spoken::H2);
+                return h2(stream).await;
+            }
+            if !h1_only {
+                server.speaks(Spoken::H1);
+            }
+            h1(stream).await
+        }
+    }
+}
+
+impl Wire {
+    /// Sends one request and waits for the head of its response. What the server says before it (1xx) is skipped.
+    pub async fn exchange(&mut self, server: &Server, mut request: Request<Outgoing>) -> Result<Response<Incoming>, Failure> {
+        let outcome = match self {
+            Self::H1(sender) => {
+                outgoing::to_h1(&mut request);
+                sender.try_send_request(request).await
+            }
+            Self::H2(sender, _) => {
+                let scheme = if server.url.scheme == ServerScheme::Https { Scheme::HTTPS } else { Scheme::HTTP };
+                if let Err(error) = outgoing::to_h2(&mut request, &scheme, &server.authority) {
+                    return Err(Failure::Unsent(Box::new(request), format!("no HTTP/2 target: {error}")));
+                }
+                sender.try_send_request(request).await
+            }
+        };
+        outcome.map_err(|mut refused| match refused.take_message() {
+            Some(request) => Failure::Unsent(Box::new(request), explain(refused.error())),
+            None => Failure::Sent(explain(refused.error())),
+        })
+    }
+}
+
+/// An error with the errors behind it: hyper's own text names only the outermost.
+pub(super) fn explain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        source = inner.source();
+    }
+    text
+}
+
+async fn tcp(server: &Server, limit: Duration) -> Result<TcpStream, String> {
+    let addresses = server.addresses().await?;
+    // An address that swallows packets may not use up the time of the ones behind it.
+    let share = limit / u32::try_from(addresses.len()).unwrap_or(1).max(1);
+    let mut last = String::new();
+    for address in addresses.iter() {
+        match tokio::time::timeout(share, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => {
+                stream.set_nodelay(true).map_err(|error| format!("{address}: {error}"))?;
+                let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_EVERY);
+                let _ = socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive);
+                return Ok(stream);
+            }
+            Ok(Err(error)) => last = format!("{address}: {error}"),
+            Err(_) => last = format!("{address}: no connection within {share:?}"),
+        }
+    }
+    Err(last)
+}
+
+async fn h1<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(io: T) -> Result<Wire, String> {
+    let (sender, connection) = http1::Builder::new().handshake(TokioIo::new(io)).await.map_err(|error| explain(&error))?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.with_upgrades().await {
+            tracing::debug!(%error, "upstream connection ended");
+        }
+    });
+    Ok(Wire::H1(sender))
+}
+
+async fn h2<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(io: T) -> Result<Wire, String> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .max_header_list_size(MAX_HEAD);
+    let (sender, mut connection) = builder.handshake(TokioIo::new(io)).await.map_err(|error| explain(&error))?;
+    let cap = Arc::new(StreamCap(AtomicUsize::new(MAX_STREAMS)));
+    let told = cap.clone();
+    tokio::spawn(async move {
+        let driven = poll_fn(|cx| {
+            let polled = Pin::new(&mut connection).poll(cx);
+            told.0.store(connection.current_max_send_streams(), Ordering::Relaxed);
+            polled
+        });
+        if let Err(error) = driven.await {
+            tracing::debug!(%error, "upstream connection ended");
+        }
+    });
+    Ok(Wire::H2(sender, cap))
+}

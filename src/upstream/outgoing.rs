@@ -1,0 +1,210 @@
+//! A request on its way out: one framing, no trailers, and a note of whose turn it is.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
+use http_body::{Body as _, Frame, SizeHint};
+use tokio::time::Instant;
+
+use super::{Body, BodyError, ForwardErrorKind};
+
+/// The request body as a connection pulls it. Request trailers end here: they would carry fields past every check.
+pub(super) struct Outgoing {
+    body: Body,
+    sending: Option<Arc<Sending>>,
+}
+
+/// What the puller of a request body leaves for the one who waits for the response.
+pub(super) struct Sending {
+    started: Instant,
+    /// Microseconds from `started` to the last chunk.
+    progress: AtomicU64,
+    turn: AtomicU8,
+    fault: AtomicU8,
+}
+
+/// Whom the exchange waits for.
+const UPSTREAM: u8 = 0;
+const CLIENT: u8 = 1;
+
+const NO_FAULT: u8 = 0;
+const TOO_LARGE: u8 = 1;
+const BROKEN: u8 = 2;
+
+/// Wraps a request's body; one without a body has nothing to watch.
+pub(super) fn wrap(request: Request<Body>) -> (Request<Outgoing>, Option<Arc<Sending>>) {
+    let sending = (!request.body().is_end_stream()).then(|| Arc::new(Sending::new()));
+    let watched = sending.clone();
+    (request.map(|body| Outgoing { body, sending: watched }), sending)
+}
+
+/// Resolves once the upstream has owed the response head for `limit`. The clock starts anew with every chunk of the request
+/// body, and stands still while the client owes the next one (its own stall deadline bounds that).
+pub(super) async fn overdue(sending: Option<&Sending>, limit: Duration) {
+    let sleep = tokio::time::sleep(limit);
+    tokio::pin!(sleep);
+    loop {
+        sleep.as_mut().await;
+        let Some(sending) = sending else { return };
+        let now = Instant::now();
+        let due = sending.due(now, limit);
+        if due <= now {
+            return;
+        }
+        sleep.as_mut().reset(due);
+    }
+}
+
+/// The form of an HTTP/1.1 request: origin-form target, `Host`, explicit framing.
+pub(super) fn to_h1(request: &mut Request<Outgoing>) {
+    let authority = request.uri().authority().map(|authority| HeaderValue::from_str(authority.as_str()));
+    if let Some(Ok(authority)) = authority {
+        request.headers_mut().entry(HOST).or_insert(authority);
+        *request.uri_mut() = origin(request.uri());
+    }
+    *request.version_mut() = Version::HTTP_11;
+    let framing = Framing::of(request);
+    let headers = request.headers_mut();
+    framing.set(headers);
+    if framing == Framing::Unknown {
+        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    // RFC 9110 section 10.1.4: who sends TE names it in Connection.
+    match (headers.contains_key(TE), headers.contains_key(UPGRADE)) {
+        (true, true) => headers.insert(CONNECTION, HeaderValue::from_static("upgrade, te")),
+        (true, false) => headers.insert(CONNECTION, HeaderValue::from_static("te")),
+        (false, true) => headers.insert(CONNECTION, HeaderValue::from_static("upgrade")),
+        (false, false) => headers.remove(CONNECTION),
+    };
+}
+
+/// The form of an HTTP/2 request (RFC 9113 section 8.3.1): absolute target from `Host`, which goes; no connection fields.
+pub(super) fn to_h2(request: &mut Request<Outgoing>, scheme: &Scheme, fallback: &str) -> Result<(), http::Error> {
+    let authority = match request.headers().get(HOST) {
+        Some(host) => Authority::try_from(host.as_bytes())?,
+        None => match request.uri().authority() {
+            Some(authority) => authority.clone(),
+            None => Authority::try_from(fallback)?,
+        },
+    };
+    let path = request.uri().path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+    *request.uri_mut() = Uri::builder().scheme(scheme.clone()).authority(authority).path_and_query(path).build()?;
+    *request.version_mut() = Version::HTTP_2;
+    let framing = Framing::of(request);
+    let headers = request.headers_mut();
+    framing.set(headers);
+    for name in [HOST, CONNECTION, UPGRADE, TRAILER, HeaderName::from_static("keep-alive")] {
+        headers.remove(name);
+    }
+    Ok(())
+}
+
+fn origin(uri: &Uri) -> Uri {
+    uri.path_and_query().map_or_else(|| Uri::from_static("/"), |path| Uri::from(path.clone()))
+}
+
+/// How the body's end is known. What the client claimed is not asked: the body itself is (RFC 9112 section 6.3).
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Framing {
+    None,
+    /// No body, by a method whose requests have one: the length 0 is said.
+    Empty,
+    Exact(u64),
+    Unknown,
+}
+
+impl Framing {
+    fn of(request: &Request<Outgoing>) -> Self {
+        let body = request.body();
+        if body.is_end_stream() {
+            let says_so = [Method::POST, Method::PUT, Method::PATCH].contains(request.method());
+            return if says_so { Self::Empty } else { Self::None };
+        }
+        body.size_hint().exact().map_or(Self::Unknown, Self::Exact)
+    }
+
+    fn set(self, headers: &mut HeaderMap) {
+        headers.remove(TRANSFER_ENCODING);
+        match self {
+            Self::None | Self::Unknown => headers.remove(CONTENT_LENGTH),
+            Self::Empty => headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0")),
+            Self::Exact(length) => headers.insert(CONTENT_LENGTH, HeaderValue::from(length)),
+        };
+    }
+}
+
+impl Sending {
+    fn new() -> Self {
+        Self {
+            started: Instant::now(),
+            progress: AtomicU64::new(0),
+            turn: AtomicU8::new(UPSTREAM),
+            fault: AtomicU8::new(NO_FAULT),
+        }
+    }
+
+    /// What went wrong on the client's side, if anything did.
+    pub fn fault(&self) -> Option<ForwardErrorKind> {
+        match self.fault.load(Ordering::Acquire) {
+            TOO_LARGE => Some(ForwardErrorKind::BodyTooLarge),
+            BROKEN => Some(ForwardErrorKind::ClientBody),
+            _ => None,
+        }
+    }
+
+    fn due(&self, now: Instant, limit: Duration) -> Instant {
+        if self.turn.load(Ordering::Acquire) == CLIENT {
+            return now + limit;
+        }
+        self.started + Duration::from_micros(self.progress.load(Ordering::Acquire)) + limit
+    }
+
+    fn progressed(&self) {
+        let since = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.progress.store(since, Ordering::Release);
+        self.turn.store(UPSTREAM, Ordering::Release);
+    }
+
+    fn broke(&self, error: &BodyError) {
+        let fault = match error {
+            BodyError::TooLarge => TOO_LARGE,
+            BodyError::Stalled | BodyError::Peer(_) => BROKEN,
+        };
+        self.fault.store(fault, Ordering::Release);
+    }
+}
+
+impl http_body::Body for Outgoing {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if let Some(sending) = &self.sending {
+            match &polled {
+                Poll::Pending => sending.turn.store(CLIENT, Ordering::Release),
+                Poll::Ready(Some(Err(error))) => sending.broke(error),
+                Poll::Ready(_) => sending.progressed(),
+            }
+        }
+        match polled {
+            Poll::Ready(Some(Ok(frame))) if !frame.is_data() => Poll::Ready(None),
+            other => other,
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,373 @@
+//! One worker's connections: idle ones on a shelf a server, newest first; HTTP/2 ones shared.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::time::Duration;
+
+use http::header::UPGRADE;
+use http::{Method, Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use tokio::time::Instant;
+
+use crate::config::{ServerScheme, UpstreamTimeouts};
+
+use super::connect::{Failure, StreamCap, Wire, dial};
+use super::outgoing::{self, Outgoing, Sending};
+use super::server::{Server, Spoken};
+use super::{Body, ForwardError, ForwardErrorKind, Reply, Upstream};
+
+/// Idle HTTP/1 connections kept per server and worker.
+const MAX_IDLE: usize = 512;
+
+/// HTTP/2 connections per server and worker; beyond that requests queue for a stream.
+const MAX_SHARED: usize = 8;
+
+/// How long a connection may take to become reusable after its response has ended (the request body may still flow).
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// One worker's idle connections; never shared between workers.
+pub struct Pool {
+    shelves: Arc<Shelves>,
+    turn: AtomicUsize,
+}
+
+/// One request outstanding at a server; released on drop. Its connection is used again only after [`Outstanding::ended`]:
+/// fails closed, a connection whose response was not read to its end is closed.
+pub struct Outstanding {
+    server: Arc<Server>,
+    shelves: Arc<Shelves>,
+    lease: Option<Lease>,
+    keep: Duration,
+    ended: bool,
+}
+
+/// By `Server::id`. Never locked across an await.
+#[derive(Default)]
+struct Shelves(Mutex<HashMap<u64, Shelf>>);
+
+struct Shelf {
+    server: Weak<Server>,
+    idle: Vec<Idle>,
+    shared: Vec<Shared>,
+    /// Held while connecting to what may speak HTTP/2, so that a burst makes one connection and not one each.
+    gate: Arc<tokio::sync::Mutex<()>>,
+}
+
+struct Idle {
+    sender: http1::SendRequest<Outgoing>,
+    since: Instant,
+    keep: Duration,
+}
+
+struct Shared {
+    sender: http2::SendRequest<Outgoing>,
+    cap: Arc<StreamCap>,
+    streams: Arc<Streams>,
+    keep: Duration,
+}
+
+/// Streams under way on a shared connection, and when the last one ended.
+struct Streams {
+    count: AtomicUsize,
+    idle_since: Mutex<Instant>,
+}
+
+/// A connection in use by one request.
+struct Lease {
+    wire: Wire,
+    _stream: Option<Stream>,
+}
+
+/// One stream of a shared connection.
+struct Stream(Arc<Streams>);
+
+/// Why one server gave no response.
+enum Attempt {
+    Unsent(Box<Request<Outgoing>>, String),
+    Failed(ForwardError),
+}
+
+impl Pool {
+    pub fn new() -> Self {
+        Self { shelves: Arc::default(), turn: AtomicUsize::new(0) }
+    }
+
+    /// Sends to the healthy server with the least outstanding; the head of the response within `timeouts.response`.
+    /// Only what is provably unsent is tried again (another connection, then another server). `request` has an
+    /// origin-form target and its `Host`; for h2 the pool makes the absolute form. An upgrade request (h1) keeps its
+    /// `Connection: upgrade`, and `hyper::upgrade::on(&mut response)` works on the reply.
+    ///
+    /// The response deadline runs from sending; while the request body flows it starts anew with every chunk, and stands
+    /// still while the client owes the next one. What is wrong with the client's body is told as the client's fault.
+    pub async fn send(&self, upstream: &Upstream, request: Request<Body>) -> Result<Reply, ForwardError> {
+        if request.method() == Method::CONNECT {
+            return Err(ForwardError::new(ForwardErrorKind::BadGateway, true, "CONNECT is never forwarded"));
+        }
+        let (mut request, sending) = outgoing::wrap(request);
+        let mut tried = Vec::new();
+        let mut cause = String::new();
+        while let Some((index, server)) = upstream.choose(self.turn.fetch_add(1, Ordering::Relaxed), &tried) {
+            let mut guard = Outstanding::begin(server.clone(), self.shelves.clone(), upstream.timeouts.idle);
+            match self.attempt(&mut guard, &upstream.timeouts, request, sending.as_deref()).await {
+                Ok(response) => return Ok(Reply { response, server: server.label.clone(), guard }),
+                Err(Attempt::Failed(error)) => {
+                    if !matches!(error.kind, ForwardErrorKind::BodyTooLarge | ForwardErrorKind::ClientBody) {
+                        server.note(&error.cause);
+                    }
+                    return Err(error);
+                }
+                Err(Attempt::Unsent(back, why)) => {
+                    request = *back;
+                    cause = format!("{}: {why}", server.label);
+                    tried.push(index);
+                }
+            }
+        }
+        if cause.is_empty() {
+            cause = format!("every server of {} is down", upstream.name);
+        }
+        Err(ForwardError::new(ForwardErrorKind::Unavailable, true, cause))
+    }
+
+    /// Drops connections idle longer than their upstream allows.
+    pub fn sweep(&self) {
+        let now = Instant::now();
+        self.shelves.lock().retain(|_, shelf| {
+            shelf.idle.retain(|idle| idle.is_usable(now));
+            shelf.shared.retain(|shared| shared.is_wanted(now));
+            shelf.server.strong_count() > 0
+        });
+    }
+
+    /// One server: a pooled connection, then, if that turns out stale before a byte was written, a fresh one.
+    async fn attempt(
+        &self,
+        guard: &mut Outstanding,
+        timeouts: &UpstreamTimeouts,
+        mut request: Request<Outgoing>,
+        sending: Option<&Sending>,
+    ) -> Result<Response<Incoming>, Attempt> {
+        let server = guard.server.clone();
+        let h1_only = request.headers().contains_key(UPGRADE) && server.url.scheme != ServerScheme::H2c;
+        if let Some(lease) = self.shelves.take(&server, h1_only) {
+            match guard.exchange(lease, timeouts.response, request, sending).await {
+                Err(Attempt::Unsent(back, _)) => request = *back,
+                done => return done,
+            }
+        }
+        let limit = timeouts.connect;
+        let connected = tokio::time::timeout(limit, self.shelves.connect(&server, h1_only, limit, timeouts.idle)).await;
+        let lease = match connected.unwrap_or_else(|_| Err(format!("no connection within {limit:?}"))) {
+            Ok(lease) => lease,
+            Err(cause) => {
+                server.connect_failed(&cause);
+                return Err(Attempt::Unsent(Box::new(request), cause));
+            }
+        };
+        guard.exchange(lease, timeouts.response, request, sending).await
+    }
+
+    /// Connections lying idle, for tests.
+    #[cfg(test)]
+    pub(super) fn idle(&self) -> usize {
+        self.shelves.lock().values().map(|shelf| shelf.idle.len()).sum()
+    }
+
+    /// Shared connections, for tests.
+    #[cfg(test)]
+    pub(super) fn shared(&self) -> usize {
+        self.shelves.lock().values().map(|shelf| shelf.shared.len()).sum()
+    }
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Outstanding {
+    /// The response was read to its end: its connection may serve again.
+    pub fn ended(&mut self) {
+        self.ended = true;
+    }
+
+    fn begin(server: Arc<Server>, shelves: Arc<Shelves>, keep: Duration) -> Self {
+        server.begin();
+        Self { server, shelves, lease: None, keep, ended: false }
+    }
+
+    async fn exchange(
+        &mut self,
+        lease: Lease,
+        limit: Duration,
+        request: Request<Outgoing>,
+        sending: Option<&Sending>,
+    ) -> Result<Response<Incoming>, Attempt> {
+        let lease = self.lease.insert(lease);
+        let outcome = tokio::select! {
+            biased;
+            outcome = lease.wire.exchange(&self.server, request) => outcome,
+            () = outgoing::overdue(sending, limit) => {
+                self.lease = None;
+                let cause = format!("no response head within {limit:?}");
+                return Err(Attempt::Failed(ForwardError::new(ForwardErrorKind::Timeout, false, cause)));
+            }
+        };
+        outcome.map_err(|failure| {
+            self.lease = None;
+            match failure {
+                Failure::Unsent(request, cause) => Attempt::Unsent(request, cause),
+                Failure::Sent(cause) => {
+                    let kind = sending.and_then(Sending::fault).unwrap_or(ForwardErrorKind::BadGateway);
+                    Attempt::Failed(ForwardError::new(kind, false, cause))
+                }
+            }
+        })
+    }
+}
+
+impl Drop for Outstanding {
+    fn drop(&mut self) {
+        self.server.end();
+        let Some(Lease { wire: Wire::H1(mut sender), .. }) = self.lease.take() else { return };
+        if !self.ended || sender.is_closed() {
+            return;
+        }
+        if sender.is_ready() {
+            return self.shelves.put(&self.server, sender, self.keep);
+        }
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let (server, shelves, keep) = (Arc::downgrade(&self.server), Arc::downgrade(&self.shelves), self.keep);
+        runtime.spawn(async move {
+            let settled = matches!(tokio::time::timeout(SETTLE, sender.ready()).await, Ok(Ok(())));
+            if let (true, Some(server), Some(shelves)) = (settled, server.upgrade(), shelves.upgrade()) {
+                shelves.put(&server, sender, keep);
+            }
+        });
+    }
+}
+
+impl Shelves {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Shelf>> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// A connection that is free now.
+    fn take(&self, server: &Server, h1_only: bool) -> Option<Lease> {
+        let mut shelves = self.lock();
+        let shelf = shelves.get_mut(&server.id)?;
+        if !h1_only && let Some(lease) = shelf.share() {
+            return Some(lease);
+        }
+        if shelf.idle.is_empty() {
+            return None;
+        }
+        let now = Instant::now();
+        while let Some(idle) = shelf.idle.pop() {
+            if idle.is_usable(now) {
+                return Some(Lease { wire: Wire::H1(idle.sender), _stream: None });
+            }
+        }
+        None
+    }
+
+    fn put(&self, server: &Arc<Server>, sender: http1::SendRequest<Outgoing>, keep: Duration) {
+        let mut shelves = self.lock();
+        let shelf = Shelf::of(&mut shelves, server);
+        if shelf.idle.len() < MAX_IDLE {
+            shelf.idle.push(Idle { sender, since: Instant::now(), keep });
+        }
+    }
+
+    /// A fresh connection, or a share of one that somebody else just made.
+    async fn connect(&self, server: &Arc<Server>, h1_only: bool, limit: Duration, keep: Duration) -> Result<Lease, String> {
+        let mut turn = None;
+        if !h1_only && server.spoken() != Spoken::H1 {
+            let gate = Shelf::of(&mut self.lock(), server).gate.clone();
+            let held = gate.lock_owned().await;
+            if let Some(lease) = self.lock().get_mut(&server.id).and_then(Shelf::share) {
+                return Ok(lease);
+            }
+            // Whoever held the gate may have learned that there is nothing to share.
+            turn = (server.spoken() != Spoken::H1).then_some(held);
+        }
+        let wire = dial(server, h1_only, limit).await?;
+        server.connected();
+        let lease = match wire {
+            Wire::H2(sender, cap) => {
+                let shared = Shared { sender, cap, streams: Arc::new(Streams::new()), keep };
+                let lease = shared.lease();
+                Shelf::of(&mut self.lock(), server).shared.push(shared);
+                lease
+            }
+            h1 @ Wire::H1(_) => Lease { wire: h1, _stream: None },
+        };
+        drop(turn);
+        Ok(lease)
+    }
+}
+
+impl Shelf {
+    fn of<'a>(shelves: &'a mut HashMap<u64, Self>, server: &Arc<Server>) -> &'a mut Self {
+        shelves.entry(server.id).or_insert_with(|| Self {
+            server: Arc::downgrade(server),
+            idle: Vec::new(),
+            shared: Vec::new(),
+            gate: Arc::default(),
+        })
+    }
+
+    /// A stream on the least busy shared connection; `None` when one more connection would serve better.
+    fn share(&mut self) -> Option<Lease> {
+        if self.shared.is_empty() {
+            return None;
+        }
+        self.shared.retain(|shared| !shared.sender.is_closed());
+        let best = self.shared.iter().min_by_key(|shared| shared.streams.count())?;
+        let has_room = best.streams.count() < best.cap.get() || self.shared.len() >= MAX_SHARED;
+        has_room.then(|| best.lease())
+    }
+}
+
+impl Idle {
+    fn is_usable(&self, now: Instant) -> bool {
+        self.sender.is_ready() && now.saturating_duration_since(self.since) < self.keep
+    }
+}
+
+impl Shared {
+    fn lease(&self) -> Lease {
+        self.streams.count.fetch_add(1, Ordering::Relaxed);
+        Lease { wire: Wire::H2(self.sender.clone(), self.cap.clone()), _stream: Some(Stream(self.streams.clone())) }
+    }
+
+    fn is_wanted(&self, now: Instant) -> bool {
+        !self.sender.is_closed()
+            && (self.streams.count() > 0 || now.saturating_duration_since(self.streams.idle_since()) < self.keep)
+    }
+}
+
+impl Streams {
+    fn new() -> Self {
+        Self { count: AtomicUsize::new(0), idle_since: Mutex::new(Instant::now()) }
+    }
+
+    fn count(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    fn idle_since(&self) -> Instant {
+        *self.idle_since.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if self.0.count.fetch_sub(1, Ordering::Relaxed) == 1 {
+            *self.0.idle_since.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Instant::now();
+        }
+    }
+}

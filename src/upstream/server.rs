@@ -1,0 +1,339 @@
+//! One server: where it is, how it does, how much it has to do. Shared by all workers.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+use tokio::time::Instant;
+
+use crate::config::{ServerScheme, ServerUrl};
+use crate::events::{Event, Events};
+use crate::policy::Name;
+
+use super::ServerStatus;
+
+/// Connects that must fail in a row before a server is avoided, and for how long.
+const AVOID_AFTER: u32 = 3;
+const AVOID_FOR: Duration = Duration::from_secs(10);
+
+/// Names move: an answer of the resolver is believed this long.
+const RESOLVED_FOR: Duration = Duration::from_secs(3);
+/// Addresses of one name that are tried.
+const MAX_ADDRESSES: usize = 16;
+
+/// Bytes kept of an error for `status`.
+const MAX_ERROR: usize = 256;
+
+pub(super) struct Server {
+    pub id: u64,
+    pub upstream: Name,
+    pub url: ServerUrl,
+    /// `scheme://host:port`
+    pub label: Arc<str>,
+    /// `host:port`, for requests of our own.
+    pub authority: String,
+    pub tls: Option<Tls>,
+    literal: Option<SocketAddr>,
+    resolved: Mutex<Option<(Instant, Arc<[SocketAddr]>)>>,
+    spoken: AtomicU8,
+    outstanding: AtomicUsize,
+    /// What active checks last decided.
+    down: AtomicBool,
+    checks: Mutex<Hysteresis>,
+    failed_connects: AtomicU32,
+    /// When an avoided server may be tried again.
+    trial_at: Mutex<Option<Instant>>,
+    last_error: Mutex<Option<String>>,
+    events: Option<Events>,
+}
+
+/// How to speak TLS to a server.
+pub(super) struct Tls {
+    pub config: Arc<rustls::ClientConfig>,
+    /// The same, offering only HTTP/1.1: an upgrade cannot travel over HTTP/2.
+    pub h1_only: Arc<rustls::ClientConfig>,
+    pub name: Option<ServerName<'static>>,
+}
+
+/// What a server was last heard to speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Spoken {
+    Unknown = 0,
+    H1 = 1,
+    H2 = 2,
+}
+
+/// Whether a server is up by its checks: the first decides at once, then 3 failures in a row are down, 2 successes up.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Hysteresis {
+    verdict: Option<bool>,
+    /// Results in a row that contradict the verdict.
+    against: u32,
+}
+
+impl Hysteresis {
+    const DOWN_AFTER: u32 = 3;
+    const UP_AFTER: u32 = 2;
+
+    /// Takes one result; returns the verdict after it.
+    pub fn observe(&mut self, good: bool) -> bool {
+        match self.verdict {
+            None => self.settle(good),
+            Some(verdict) if verdict == good => self.against = 0,
+            Some(_) => {
+                self.against += 1;
+                if self.against >= if good { Self::UP_AFTER } else { Self::DOWN_AFTER } {
+                    self.settle(good);
+                }
+            }
+        }
+        self.verdict.unwrap_or(true)
+    }
+
+    fn settle(&mut self, verdict: bool) {
+        *self = Self { verdict: Some(verdict), against: 0 };
+    }
+}
+
+impl Server {
+    pub fn new(id: u64, upstream: Name, url: ServerUrl, tls: Option<Arc<rustls::ClientConfig>>, events: Option<Events>) -> Self {
+        let authority =
+            if url.host.contains(':') { format!("[{}]:{}", url.host, url.port) } else { format!("{}:{}", url.host, url.port) };
+        let scheme = match url.scheme {
+            ServerScheme::Http => "http",
+            ServerScheme::H2c => "h2c",
+            ServerScheme::Https => "https",
+        };
+        let tls = tls.filter(|_| url.scheme == ServerScheme::Https).map(|config| Tls::new(config, &url.host));
+        Self {
+            id,
+            upstream,
+            label: format!("{scheme}://{authority}").into(),
+            authority,
+            tls,
+            literal: url.host.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, url.port)),
+            resolved: Mutex::default(),
+            spoken: AtomicU8::new(Spoken::Unknown as u8),
+            outstanding: AtomicUsize::new(0),
+            down: AtomicBool::new(false),
+            checks: Mutex::default(),
+            failed_connects: AtomicU32::new(0),
+            trial_at: Mutex::default(),
+            last_error: Mutex::default(),
+            events,
+            url,
+        }
+    }
+
+    pub fn is_at(&self, upstream: &Name, url: &ServerUrl) -> bool {
+        self.upstream == *upstream && self.url == *url
+    }
+
+    /// Whether it is reached with this very TLS configuration, by identity.
+    pub fn uses_tls(&self, tls: Option<&Arc<rustls::ClientConfig>>) -> bool {
+        match (&self.tls, tls.filter(|_| self.url.scheme == ServerScheme::Https)) {
+            (None, None) => true,
+            (Some(mine), Some(theirs)) => Arc::ptr_eq(&mine.config, theirs),
+            _ => false,
+        }
+    }
+
+    pub fn inherit_health(&self, older: &Self) {
+        *lock(&self.checks) = *lock(&older.checks);
+        self.down.store(older.is_down(), Ordering::Relaxed);
+        self.failed_connects.store(older.failed_connects.load(Ordering::Relaxed), Ordering::Relaxed);
+        *lock(&self.trial_at) = *lock(&older.trial_at);
+        lock(&self.last_error).clone_from(&lock(&older.last_error));
+    }
+
+    /// Requests sent whose response has not ended, over all workers.
+    pub fn outstanding(&self) -> usize {
+        self.outstanding.load(Ordering::Relaxed)
+    }
+
+    pub fn begin(&self) {
+        self.outstanding.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn end(&self) {
+        self.outstanding.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub fn spoken(&self) -> Spoken {
+        match (self.url.scheme, self.spoken.load(Ordering::Relaxed)) {
+            (ServerScheme::Http, _) => Spoken::H1,
+            (ServerScheme::H2c, _) => Spoken::H2,
+            (ServerScheme::Https, 1) => Spoken::H1,
+            (ServerScheme::Https, 2) => Spoken::H2,
+            (ServerScheme::Https, _) => Spoken::Unknown,
+        }
+    }
+
+    pub fn speaks(&self, spoken: Spoken) {
+        self.spoken.store(spoken as u8, Ordering::Relaxed);
+    }
+
+    /// Whether active checks say that it is down; before the first check it counts as up.
+    pub fn is_down(&self) -> bool {
+        self.down.load(Ordering::Relaxed)
+    }
+
+    /// Takes the result of one active check; a change of verdict is an event.
+    pub fn checked(&self, outcome: Result<(), String>) {
+        let up = lock(&self.checks).observe(outcome.is_ok());
+        let cause = outcome.err().unwrap_or_default();
+        if !cause.is_empty() {
+            self.note(&cause);
+        }
+        if self.down.swap(!up, Ordering::Relaxed) == up {
+            self.tell(up, if up { "the health check succeeds again".to_owned() } else { cause });
+        }
+    }
+
+    /// Without active checks nothing says that it is down.
+    pub fn forget_checks(&self) {
+        *lock(&self.checks) = Hysteresis::default();
+        self.down.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether its last connects failed and the time for another trial has not come.
+    pub fn is_avoided(&self, now: impl Fn() -> Instant) -> bool {
+        self.failed_connects.load(Ordering::Relaxed) >= AVOID_AFTER && lock(&self.trial_at).is_some_and(|at| now() < at)
+    }
+
+    /// The one that tries an avoided server again keeps others away until it knows.
+    pub fn claim_trial(&self, now: impl Fn() -> Instant) {
+        if self.failed_connects.load(Ordering::Relaxed) >= AVOID_AFTER {
+            *lock(&self.trial_at) = Some(now() + AVOID_FOR);
+        }
+    }
+
+    pub fn connected(&self) {
+        if self.failed_connects.load(Ordering::Relaxed) != 0 && self.failed_connects.swap(0, Ordering::Relaxed) >= AVOID_AFTER {
+            *lock(&self.trial_at) = None;
+            if !self.is_down() {
+                self.tell(true, "it accepts connections again".to_owned());
+            }
+        }
+    }
+
+    pub fn connect_failed(&self, cause: &str) {
+        // The next connect asks the resolver again: a name may have moved.
+        *lock(&self.resolved) = None;
+        self.note(cause);
+        let failures = self.failed_connects.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        if failures >= AVOID_AFTER {
+            *lock(&self.trial_at) = Some(Instant::now() + AVOID_FOR);
+        }
+        if failures == AVOID_AFTER && !self.is_down() {
+            self.tell(false, cause.to_owned());
+        }
+    }
+
+    /// Keeps an error for `status`.
+    pub fn note(&self, cause: &str) {
+        let mut end = cause.len().min(MAX_ERROR);
+        while !cause.is_char_boundary(end) {
+            end -= 1;
+        }
+        *lock(&self.last_error) = cause.get(..end).map(str::to_owned);
+    }
+
+    pub fn status(&self, now: Instant) -> ServerStatus {
+        ServerStatus {
+            upstream: self.upstream.to_string(),
+            server: self.label.to_string(),
+            healthy: !self.is_down() && !self.is_avoided(|| now),
+            outstanding: self.outstanding(),
+            last_error: lock(&self.last_error).clone(),
+        }
+    }
+
+    /// Where to connect, most wanted first.
+    pub async fn addresses(&self) -> Result<Arc<[SocketAddr]>, String> {
+        if let Some(address) = self.literal {
+            return Ok(Arc::new([address]));
+        }
+        if let Some((at, addresses)) = &*lock(&self.resolved)
+            && at.elapsed() < RESOLVED_FOR
+        {
+            return Ok(addresses.clone());
+        }
+        let addresses: Arc<[SocketAddr]> = tokio::net::lookup_host((self.url.host.as_str(), self.url.port))
+            .await
+            .map_err(|error| format!("{} does not resolve: {error}", self.url.host))?
+            .take(MAX_ADDRESSES)
+            .collect();
+        if addresses.is_empty() {
+            return Err(format!("{} has no address", self.url.host));
+        }
+        *lock(&self.resolved) = Some((Instant::now(), addresses.clone()));
+        Ok(addresses)
+    }
+
+    fn tell(&self, healthy: bool, cause: String) {
+        if let Some(events) = &self.events {
+            events.emit(Event::UpstreamState { upstream: self.upstream.clone(), server: self.label.to_string(), healthy, cause });
+        }
+    }
+}
+
+impl Tls {
+    fn new(config: Arc<rustls::ClientConfig>, host: &str) -> Self {
+        let mut h1_only = (*config).clone();
+        h1_only.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Self { config, h1_only: Arc::new(h1_only), name: ServerName::try_from(host.to_owned()).ok() }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_check_decides_then_three_failures_are_down_and_two_successes_up() {
+        let mut checks = Hysteresis::default();
+        assert!(!checks.observe(false));
+        assert!(!checks.observe(true));
+        assert!(checks.observe(true));
+        assert!(checks.observe(false));
+        assert!(checks.observe(false));
+        assert!(checks.observe(true), "a success between failures starts the count again");
+        assert!(checks.observe(false));
+        assert!(checks.observe(false));
+        assert!(!checks.observe(false));
+    }
+
+    #[test]
+    fn an_address_of_six_is_bracketed_in_the_authority() {
+        let url = ServerUrl { scheme: ServerScheme::H2c, host: "::1".into(), port: 9 };
+        let server = Server::new(0, "portal".into(), url, None, None);
+        assert_eq!(&*server.label, "h2c://[::1]:9");
+        assert_eq!(server.authority, "[::1]:9");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_fails_three_connects_is_avoided_and_tried_again_by_one() {
+        let url = ServerUrl { scheme: ServerScheme::Http, host: "127.0.0.1".into(), port: 9 };
+        let server = Server::new(0, "portal".into(), url, None, None);
+        server.connect_failed("refused");
+        server.connect_failed("refused");
+        assert!(!server.is_avoided(Instant::now));
+        server.connect_failed("refused");
+        assert!(server.is_avoided(Instant::now));
+        assert!(!server.status(Instant::now()).healthy);
+        tokio::time::advance(AVOID_FOR).await;
+        assert!(!server.is_avoided(Instant::now));
+        server.claim_trial(Instant::now);
+        assert!(server.is_avoided(Instant::now), "half open: one trial at a time");
+        server.connected();
+        assert!(!server.is_avoided(Instant::now));
+    }
+}
