@@ -1,16 +1,30 @@
 //! What the file says, and what it means: `load` gives a [`Config`] or every error at once, each with its place.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
 
 use crate::net::Nets;
 use crate::policy::identity::NameKind;
 use crate::policy::limit::Quota;
 use crate::policy::{AccountKind, Name, Policy};
 
+use file::File;
+use read::{Reader, Value as _};
+
+mod compile;
 pub mod diagnostic;
+mod file;
+pub mod fmt;
+mod read;
+pub mod schema;
+pub mod show;
+mod suggest;
+mod values;
 
 pub use diagnostic::{Diagnostic, Diagnostics, Located, Severity, Span};
 
@@ -182,43 +196,66 @@ pub struct UpstreamTimeouts {
 }
 
 /// Reads and compiles a file. `Ok` carries warnings; `Err` carries every error (and the warnings).
-pub fn load(_path: &std::path::Path) -> Result<(Config, Diagnostics), Diagnostics> {
-    todo!("config")
+pub fn load(path: &Path) -> Result<(Config, Diagnostics), Diagnostics> {
+    compile_str(path, read_text(path)?)
 }
 
 /// The same for a text that is already read; `path` is only for messages.
-pub fn compile_str(_path: &std::path::Path, _text: String) -> Result<(Config, Diagnostics), Diagnostics> {
-    todo!("config")
-}
-
-pub mod fmt {
-    //! `config fmt`: formatting with comments kept.
-
-    /// The formatted text; `Err` is a rendered syntax error.
-    pub fn format(_path: &std::path::Path, _text: &str) -> Result<String, String> {
-        todo!("config")
+///
+/// Fails closed: with any error there is no config.
+pub fn compile_str(path: &Path, text: String) -> Result<(Config, Diagnostics), Diagnostics> {
+    let source = Arc::new(Source::new(path, text));
+    let compiled = understand(&source);
+    let diagnostics = Diagnostics { source: Some(source), list: compiled.found };
+    match compiled.config {
+        Some(config) => Ok((config, diagnostics)),
+        None => Err(diagnostics),
     }
 }
 
-pub mod schema {
-    //! `config schema`: the JSON Schema of the file.
+/// The lines of `config show`, and the text they come from.
+fn effective(path: &Path) -> Result<(Arc<Source>, Vec<read::Shown>), Diagnostics> {
+    let source = Arc::new(Source::new(path, read_text(path)?));
+    let compiled = understand(&source);
+    if compiled.config.is_none() {
+        return Err(Diagnostics { source: Some(source), list: compiled.found });
+    }
+    Ok((source, compiled.shown))
+}
 
-    /// Pretty JSON with a final newline; committed as `config/doorward.schema.json`.
-    pub fn json() -> String {
-        todo!("config")
+fn understand(source: &Arc<Source>) -> compile::Compiled {
+    let (table, errors) = DeTable::parse_recoverable(&source.text);
+    if !errors.is_empty() {
+        // What a broken text means is guesswork: its syntax comes first.
+        return compile::Compiled { config: None, found: syntax(&errors), shown: Vec::new() };
+    }
+    let span = table.span();
+    let table = Spanned::new(span, DeValue::Table(table.into_inner()));
+    let mut reader = Reader::default();
+    match File::read(&table, &mut reader) {
+        Some(file) => compile::compile(source, file, reader.found, reader.shown),
+        None => compile::Compiled { config: None, found: reader.found, shown: reader.shown },
     }
 }
 
-pub mod show {
-    //! `config show`: the effective config with each value's origin, secrets hidden.
+fn syntax(errors: &[toml::de::Error]) -> Vec<Diagnostic> {
+    let findings = errors
+        .iter()
+        .map(|error| Diagnostic::error(format!("not TOML: {}", error.message()), &Span(error.span().unwrap_or_default())));
+    findings.collect()
+}
 
-    /// One `key = value  # origin` line each; origin is `file:line` or `default`.
-    pub fn text(_path: &std::path::Path) -> Result<String, super::Diagnostics> {
-        todo!("config")
-    }
+fn read_text(path: &Path) -> Result<String, Diagnostics> {
+    std::fs::read_to_string(path).map_err(|error| {
+        let message = format!("cannot read {}: {error}", path.display());
+        let help = "name the file with --config FILE";
+        Diagnostics { source: None, list: vec![Diagnostic::error(message, &Span::default()).help(help)] }
+    })
+}
 
-    /// The same as an array of `{key, value, origin}`.
-    pub fn json(_path: &std::path::Path) -> Result<serde_json::Value, super::Diagnostics> {
-        todo!("config")
-    }
+/// The syntax errors of a text, rendered without colour.
+fn syntax_errors(path: &Path, text: &str) -> String {
+    let (_, errors) = DeTable::parse_recoverable(text);
+    let source = Arc::new(Source::new(path, text.to_owned()));
+    Diagnostics { source: Some(source), list: syntax(&errors) }.render(false)
 }

@@ -1,0 +1,393 @@
+//! `[[site]]` and its routes: every name resolved, every rule that could never hold refused.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use crate::config::diagnostic::{Located, Span};
+use crate::config::file::{ClientCaTable, File, RouteTable, SiteTable};
+use crate::config::suggest;
+use crate::config::values::{RouteMatch, show_size};
+use crate::policy::limit::LimitKey;
+use crate::policy::login::LoginRule;
+use crate::policy::route::{Allow, BotRule, CertDemand, HostPattern, Site};
+use crate::policy::{AccountKind, CanonicalPath, LimitId, Route, RouteId, SiteId, UpstreamId};
+
+use super::Compiler;
+use super::policy::key_name;
+
+/// What sites and routes are compiled against, and which of it they use.
+struct Surroundings<'f> {
+    file: &'f File,
+    logins: &'f [Option<Arc<LoginRule>>],
+    hosts: HashMap<HostPattern, String>,
+    used_cas: HashSet<usize>,
+    used_upstreams: HashSet<usize>,
+    used_logins: HashSet<usize>,
+    used_limits: HashSet<usize>,
+    /// Routes over all sites so far.
+    routes: usize,
+}
+
+/// What a route needs to know of its site.
+struct SiteRules<'f> {
+    id: SiteId,
+    /// The table's key, as `config show` names it.
+    key: String,
+    host: Option<String>,
+    /// Whether the site asks for certificates, be the sets it names known or not.
+    asks: bool,
+    /// The sets that may vouch; `None` where one of them is unknown or unreadable, so that nothing is said of them.
+    vouching: Option<Vec<&'f ClientCaTable>>,
+    client_cert: CertDemand,
+}
+
+impl Compiler<'_> {
+    pub(super) fn sites(&mut self, file: &File, logins: &[Option<Arc<LoginRule>>]) -> Option<Vec<Site>> {
+        if file.site.is_empty() {
+            self.missing("there is no site", "add [[site]] with `hosts`, and [[site.route]] below it");
+        }
+        let mut around = Surroundings {
+            file,
+            logins,
+            hosts: HashMap::new(),
+            used_cas: HashSet::new(),
+            used_upstreams: HashSet::new(),
+            used_logins: HashSet::new(),
+            used_limits: HashSet::new(),
+            routes: 0,
+        };
+        let mut sites = Vec::new();
+        for (at, slot) in file.site.iter().enumerate() {
+            sites.push(slot.value.as_ref().and_then(|table| self.site(SiteId(at), table, &slot.span, &mut around)));
+        }
+        self.unused("client_ca", "site", file.client_ca.0.iter().map(|entry| &entry.name), &around.used_cas);
+        self.unused("upstream", "route", file.upstream.0.iter().map(|entry| &entry.name), &around.used_upstreams);
+        self.unused("login", "route", file.login.0.iter().map(|entry| &entry.name), &around.used_logins);
+        self.unused("limit", "route", file.limit.0.iter().map(|entry| &entry.name), &around.used_limits);
+        sites.into_iter().collect()
+    }
+
+    fn site<'f>(&mut self, id: SiteId, table: &SiteTable, span: &Span, around: &mut Surroundings<'f>) -> Option<Site> {
+        let key = format!("site[{}]", id.0);
+        let hosts = table.hosts.as_ref().map(|hosts| self.hosts(&key, hosts, around));
+        let client_ca = table.client_ca.as_ref().map(|sets| self.client_ca_sets(&key, sets, around));
+        let asks = client_ca.is_some();
+        let indices = client_ca.unwrap_or_else(|| Some(Vec::new()));
+        let client_cert = match (asks, &table.client_cert) {
+            (true, demand) => demand.value,
+            (false, demand) if demand.span.is_default() => CertDemand::None,
+            (false, demand) => {
+                let message = format!("`{key}.client_cert` without `client_ca`: no certificate is asked for");
+                self.error(
+                    message,
+                    &demand.span,
+                    "name the sets that may vouch, such as client_ca = [\"acme\"], or leave it out",
+                );
+                CertDemand::None
+            }
+        };
+        let file = around.file;
+        let vouching = indices
+            .as_ref()
+            .and_then(|indices| indices.iter().map(|at| file.client_ca.0.get(*at)?.table.as_ref()).collect::<Option<Vec<_>>>());
+        let host = hosts.as_ref().and_then(|hosts| hosts.first()).map(ToString::to_string);
+        let rules = SiteRules { id, key, host, asks, vouching, client_cert };
+        if table.route.is_empty() {
+            let message = format!("`{}` has no route: it could only answer 404", rules.key);
+            self.error(message, span, "add [[site.route]] with `path` and `upstream`");
+        }
+        let routes = self.routes(table, &rules, around);
+        Some(Site { id, hosts: hosts?, client_ca: indices?, client_cert, routes: routes?.into_iter().collect() })
+    }
+
+    fn hosts(&mut self, key: &str, hosts: &Located<Vec<Located<String>>>, around: &mut Surroundings<'_>) -> Vec<HostPattern> {
+        if hosts.value.is_empty() {
+            self.error(
+                format!("`{key}.hosts` is empty: nobody could reach the site"),
+                &hosts.span,
+                "such as [\"portal.example.com\"]",
+            );
+        }
+        let mut patterns = Vec::new();
+        for host in &hosts.value {
+            match HostPattern::parse(&host.value) {
+                Err(fault) => {
+                    let help = "such as \"portal.example.com\" or \"*.example.com\"; other scripts in their xn-- form";
+                    self.error(fault, &host.span, help);
+                }
+                Ok(pattern) => {
+                    if let Some(other) = around.hosts.insert(pattern.clone(), key.to_owned()) {
+                        let message = format!("the host \"{pattern}\" stands in `{other}` already");
+                        self.error(message, &host.span, "a host belongs to one site: put its routes together");
+                    }
+                    patterns.push(pattern);
+                }
+            }
+        }
+        patterns
+    }
+
+    /// Fails closed: a set that is not known refuses the config; an empty list never means "no certificate needed".
+    fn client_ca_sets(
+        &mut self,
+        key: &str,
+        sets: &Located<crate::config::values::OneOrMany<String>>,
+        around: &mut Surroundings<'_>,
+    ) -> Option<Vec<usize>> {
+        if sets.value.0.is_empty() {
+            let help = "name the sets that may vouch, or leave it out to ask for no certificate";
+            self.error(format!("`{key}.client_ca` is empty: nobody could vouch for a client"), &sets.span, help);
+        }
+        self.no_twins(&sets.value.0, |set| format!("the set `{set}`"));
+        let found: Vec<_> =
+            sets.value.0.iter().map(|set| self.resolve("CA set", "client_ca", set, &around.file.client_ca)).collect();
+        around.used_cas.extend(found.iter().flatten());
+        found.into_iter().collect()
+    }
+
+    fn routes(&mut self, table: &SiteTable, rules: &SiteRules<'_>, around: &mut Surroundings<'_>) -> Option<Vec<Arc<Route>>> {
+        let mut routes = Vec::new();
+        let mut taken: HashMap<(String, bool), usize> = HashMap::new();
+        for (at, slot) in table.route.iter().enumerate() {
+            let route = slot.value.as_ref();
+            let path = route.and_then(|route| route.path.as_ref());
+            if let (Some(route), Some(path)) = (route, path)
+                && let Ok(canonical) = CanonicalPath::parse(&path.value)
+            {
+                let exact = route.r#match == RouteMatch::Exact;
+                let reading = canonical.reading();
+                let covered = if exact { reading } else { reading.trim_end_matches('/') };
+                if let Some(other) = taken.insert((covered.to_owned(), exact), at) {
+                    let message = format!("this route is never reached: `{}.route[{other}]` has the same path", rules.key);
+                    self.error(
+                        message,
+                        &path.span,
+                        "a path with and without its last slash is one prefix; put the two routes together",
+                    );
+                }
+            }
+            routes.push(route.and_then(|route| self.route(at, route, rules, around)));
+        }
+        let routes = routes.into_iter().collect::<Option<Vec<_>>>()?;
+        self.logins_are_reached(table, &routes);
+        Some(routes)
+    }
+
+    fn route(
+        &mut self,
+        at: usize,
+        table: &RouteTable,
+        rules: &SiteRules<'_>,
+        around: &mut Surroundings<'_>,
+    ) -> Option<Arc<Route>> {
+        let key = format!("{}.route[{at}]", rules.key);
+        let file = around.file;
+        let id = RouteId(around.routes);
+        around.routes += 1;
+
+        let exact = table.r#match == RouteMatch::Exact;
+        let path = table.path.as_ref().and_then(|path| self.canonical_path(&format!("`{key}.path`"), path));
+        let upstream = table.upstream.as_ref().and_then(|name| self.resolve("upstream", "upstream", name, &file.upstream));
+        around.used_upstreams.extend(upstream);
+        let login = table.login.as_ref().map(|name| self.resolve("login", "login", name, &file.login));
+        around.used_logins.extend(login.flatten());
+        let client_cert = self.client_cert(&key, table, rules);
+        let allow = table.allow.as_ref().map(|allow| self.allow(&key, allow, rules));
+        let limits = self.route_limits(table, rules, around);
+        let body = table.body.map_or_else(
+            || {
+                self.show_default(&key, "body", show_size(file.caps.body.0).into());
+                file.caps.body.0
+            },
+            |body| body.0,
+        );
+        let path = path?;
+        let label = format!("{}{path}", rules.host.as_deref()?);
+        Some(Arc::new(Route {
+            id,
+            site: rules.id,
+            label: label.into(),
+            path: if exact { path } else { path.trim_end_matches('/').to_owned() },
+            exact,
+            upstream: UpstreamId(upstream?),
+            login: match login {
+                None => None,
+                Some(at) => Some(Arc::clone(around.logins.get(at?)?.as_ref()?)),
+            },
+            bots: table.bots,
+            client_cert,
+            allow: match allow {
+                None => None,
+                Some(allow) => Some(allow?),
+            },
+            limits: limits?,
+            body,
+        }))
+    }
+
+    fn client_cert(&mut self, key: &str, table: &RouteTable, rules: &SiteRules<'_>) -> CertDemand {
+        let Some(demand) = &table.client_cert else {
+            if rules.client_cert != CertDemand::None {
+                let word = if rules.client_cert == CertDemand::Required { "required" } else { "optional" };
+                self.show_default(key, "client_cert", word.into());
+            }
+            return rules.client_cert;
+        };
+        if !rules.asks {
+            let message = format!("`{key}.client_cert`: the site has no `client_ca`, so no client can show a certificate");
+            self.error(message, &demand.span, "name the sets that may vouch in the site, or leave it out");
+        }
+        if rules.client_cert == CertDemand::Required && demand.value == CertDemand::Optional {
+            let message = format!("`{key}.client_cert` = \"optional\" does not loosen the site's \"required\"");
+            self.warn(message, &demand.span, "say \"optional\" in the site and \"required\" in the other routes");
+            return CertDemand::Required;
+        }
+        demand.value
+    }
+
+    /// Fails closed: an entry that could never match refuses the config, for a slip there would lock out or be "repaired" by
+    /// taking the list away.
+    fn allow(&mut self, key: &str, allow: &Located<Vec<Located<String>>>, rules: &SiteRules<'_>) -> Option<Vec<Allow>> {
+        if allow.value.is_empty() {
+            let message = format!("`{key}.allow` is empty: nobody could pass");
+            self.error(message, &allow.span, "name who may pass, or leave it out for everyone whom the other checks let through");
+        } else if !rules.asks {
+            let message = format!("`{key}.allow`: the site has no `client_ca`, so nobody can prove to be on the list");
+            self.error(message, &allow.span, "name the sets that may vouch in the site, or leave it out");
+            return None;
+        }
+        self.no_twins(&allow.value, |entry| format!("\"{entry}\""));
+        let entries: Vec<_> = allow.value.iter().map(|entry| self.allow_entry(entry, rules)).collect();
+        entries.into_iter().collect()
+    }
+
+    fn allow_entry(&mut self, entry: &Located<String>, rules: &SiteRules<'_>) -> Option<Allow> {
+        const PREFIXES: [&str; 4] = ["identity:", "kind:", "role:", "tenant:"];
+        let (prefix, name) = entry.value.split_once(':').unwrap_or((entry.value.as_str(), ""));
+        let prefixed = format!("{prefix}:");
+        if !PREFIXES.contains(&prefixed.as_str()) {
+            let help = suggest::help(&prefixed, PREFIXES, "prefixes");
+            self.error(format!("\"{}\" does not say what must match", entry.value), &entry.span, help);
+            return None;
+        }
+        if name.is_empty() || name.trim() != name {
+            self.error(format!("\"{}\" names nothing", entry.value), &entry.span, "such as \"role:integrator\"");
+            return None;
+        }
+        match prefix {
+            "identity" => Some(Allow::Identity(name.into())),
+            "kind" => {
+                let kinds = [AccountKind::Service, AccountKind::Human, AccountKind::Bot];
+                let Some(kind) = kinds.into_iter().find(|kind| kind.as_str() == name) else {
+                    let help = suggest::help(name, kinds.map(AccountKind::as_str), "kinds");
+                    self.error(format!("there is no kind `{name}`"), &entry.span, help);
+                    return None;
+                };
+                self.some_set_gives(entry, rules, kinds.map(AccountKind::as_str).to_vec(), |set| set.kind == kind);
+                Some(Allow::Kind(kind))
+            }
+            "role" => {
+                let sets = rules.vouching.iter().flatten();
+                let roles = sets.flat_map(|set| set.roles.iter().map(|role| role.value.as_str())).collect();
+                self.some_set_gives(entry, rules, roles, |set| set.roles.iter().any(|role| role.value == name));
+                Some(Allow::Role(name.into()))
+            }
+            _ => {
+                let sets = rules.vouching.iter().flatten();
+                let tenants = sets.filter_map(|set| set.tenant.as_ref().map(|tenant| tenant.value.as_str())).collect();
+                self.some_set_gives(entry, rules, tenants, |set| set.tenant.as_ref().is_some_and(|tenant| tenant.value == name));
+                Some(Allow::Tenant(name.into()))
+            }
+        }
+    }
+
+    fn some_set_gives(
+        &mut self,
+        entry: &Located<String>,
+        rules: &SiteRules<'_>,
+        given: Vec<&str>,
+        gives: impl Fn(&ClientCaTable) -> bool,
+    ) {
+        if let Some(vouching) = &rules.vouching
+            && !vouching.is_empty()
+            && !vouching.iter().any(|set| gives(set))
+        {
+            let message = format!("\"{}\" can never match: no CA set of this site gives it", entry.value);
+            let name = entry.value.split_once(':').map_or("", |(_, name)| name);
+            let help = match suggest::closest(name, given) {
+                Some(closest) if closest != name => format!("did you mean `{closest}`?"),
+                _ => "give it to a set in `client_ca`, or take the entry out".to_owned(),
+            };
+            self.error(message, &entry.span, help);
+        }
+    }
+
+    /// Private budgets first, in the file's order where two are as private.
+    fn route_limits(&mut self, table: &RouteTable, rules: &SiteRules<'_>, around: &mut Surroundings<'_>) -> Option<Vec<LimitId>> {
+        self.no_twins(&table.limits, |limit| format!("the limit `{limit}`"));
+        let found: Vec<_> = table.limits.iter().map(|name| self.resolve("limit", "limit", name, &around.file.limit)).collect();
+        around.used_limits.extend(found.iter().flatten());
+        let keys = |at: usize| {
+            let limit = around.file.limit.0.get(at).and_then(|entry| entry.table.as_ref());
+            limit.and_then(|limit| limit.key.as_ref()).map_or(&[][..], |key| &key.value.0)
+        };
+        for (name, at) in table.limits.iter().zip(&found) {
+            for key in at.map_or(&[][..], keys) {
+                if let Some(why) = never_has(key.value, table, rules) {
+                    let message = format!(
+                        "the limit `{}` never applies here: no request has the key `{}`",
+                        name.value,
+                        key_name(key.value)
+                    );
+                    self.warn(message, &name.span, why);
+                }
+            }
+        }
+        let mut found = found.into_iter().collect::<Option<Vec<_>>>()?;
+        found.sort_by_key(|at| keys(*at).iter().map(|key| key.value).min());
+        Some(found.into_iter().map(LimitId).collect())
+    }
+
+    /// Fails closed: a login whose requests another route takes would count no guess at all, and refuses the config.
+    fn logins_are_reached(&mut self, table: &SiteTable, routes: &[Arc<Route>]) {
+        let index: crate::policy::route::RouteTable = routes.iter().cloned().collect();
+        for (route, slot) in routes.iter().zip(&table.route) {
+            let (Some(login), Some(name)) = (&route.login, slot.value.as_ref().and_then(|table| table.login.as_ref())) else {
+                continue;
+            };
+            let Ok(path) = CanonicalPath::parse(&login.path) else { continue };
+            let takes = index.find(&path);
+            if takes.is_some_and(|takes| takes.login.as_ref().is_some_and(|taken| Arc::ptr_eq(taken, login))) {
+                continue;
+            }
+            let message = format!("the login `{}` is never tried here: this route does not answer {}", name.value, login.path);
+            let help = match takes {
+                Some(takes) => format!("the route {} answers it: name the login there", takes.label),
+                None => "name the login in the route that answers it".to_owned(),
+            };
+            self.error(message, &name.span, help);
+        }
+    }
+
+    fn unused<'n>(&mut self, table: &str, by: &str, names: impl Iterator<Item = &'n Located<String>>, used: &HashSet<usize>) {
+        for (_, name) in names.enumerate().filter(|(at, _)| !used.contains(at)) {
+            self.warn(format!("`{table}.{}` is not used by any {by}", name.value), &name.span, "name it there, or take it out");
+        }
+    }
+}
+
+/// Why no request of the route has the key.
+fn never_has(key: LimitKey, route: &RouteTable, site: &SiteRules<'_>) -> Option<&'static str> {
+    match key {
+        LimitKey::Account if route.login.is_none() => {
+            Some("an account is what a login attempt names, and the route has no `login`")
+        }
+        LimitKey::Identity if !site.asks => Some("an identity is what a certificate proves, and the site has no `client_ca`"),
+        LimitKey::Tenant if !site.asks => Some("a tenant is what a certificate proves, and the site has no `client_ca`"),
+        LimitKey::Tenant if site.vouching.as_ref().is_some_and(|sets| sets.iter().all(|set| set.tenant.is_none())) => {
+            Some("no CA set of the site gives a `tenant`")
+        }
+        LimitKey::Approval if route.bots == BotRule::None => Some("the route takes no automation, approved or not"),
+        _ => None,
+    }
+}
