@@ -3,6 +3,8 @@
 use std::future::Future;
 use std::pin::Pin;
 
+#[cfg(test)]
+pub mod conformance;
 pub mod embedded;
 
 /// The tables. Keys and values are bytes (JSON values, text keys).
@@ -40,11 +42,47 @@ pub type Durable = Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send>>;
 pub trait Store: Send + Sync + 'static {
     /// Every row of a table, in key order.
     fn load(&self, table: Table) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError>;
-    /// Queues a batch at once (order of calls is order of application); the future resolves when it is durable.
+    /// Queues a batch at once (order of calls is order of application); the future resolves when it is durable, and need
+    /// not be polled for that. An empty batch resolves when everything queued before it is durable.
     /// Fails closed: an error means that nothing of the batch may be relied upon after a restart.
     fn write(&self, batch: Vec<Change>) -> Durable;
     /// Waits for queued batches and releases the file.
     fn close(&self);
     /// For `status`: what it is and where.
     fn describe(&self) -> String;
+}
+
+impl Table {
+    /// Every table, in the order in which a transaction visits them.
+    pub const ALL: [Self; 4] = [Self::Bans, Self::BanHistory, Self::Approvals, Self::Successes];
+
+    /// Its name in the store; part of the schema.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Bans => "bans",
+            Self::BanHistory => "ban-history",
+            Self::Approvals => "approvals",
+            Self::Successes => "successes",
+        }
+    }
+}
+
+impl Change {
+    /// The table it changes.
+    pub fn table(&self) -> Table {
+        match self {
+            Self::Put { table, .. } | Self::Delete { table, .. } => *table,
+        }
+    }
+}
+
+impl StoreError {
+    /// A row that this version cannot read. Says what an operator can do about it.
+    pub fn bad_row(table: Table, key: &[u8], cause: impl std::fmt::Display) -> Self {
+        Self::Read(format!(
+            "row {:?} of table `{}` makes no sense: {cause}; restore the store from a backup",
+            String::from_utf8_lossy(key),
+            table.name()
+        ))
+    }
 }
