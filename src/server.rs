@@ -1,33 +1,72 @@
-//! Roof: prepare (may fail) -> commit (cannot fail); signals, file watch, workers, drain.
+//! Roof: `prepare` (may fail, touches nothing live) -> `commit` (cannot fail); signals, file watch, drain.
 
-use std::path::Path;
-use std::sync::Arc;
+mod check;
+mod status;
+mod watch;
+mod workers;
 
-use crate::config::{Config, Diagnostics};
+use std::collections::HashMap;
+use std::future::Future;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
-/// Runs the gateway until it is told to stop. Blocks. `ready` is called once with the bound addresses.
-pub fn run(_config: &Path, _options: Options) -> Result<(), StartError> {
-    todo!("server")
-}
+use arc_swap::ArcSwap;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::{self, Admin, Control};
+use crate::clock::{Clock, Now};
+use crate::config::{self, Config, Diagnostic, Diagnostics, Located, Severity};
+use crate::events::{Event, Events};
+use crate::gateway::inspect::Bots;
+use crate::gateway::listener::{self, ListenerKind, Slots, Sockets};
+use crate::gateway::{Gateway, Snapshot, State};
+use crate::state::accounts::Successes;
+use crate::state::approvals::{Approvals, TokenKey};
+use crate::state::bans::BanTable;
+use crate::state::guesses::GuessLedger;
+use crate::state::limits::Limits;
+use crate::state::store::Store;
+use crate::state::store::embedded::EmbeddedStore;
+use crate::tls::TlsState;
+use crate::upstream::{Upstream, Upstreams};
+
+pub use check::check;
+use watch::Watch;
+use workers::Crew;
+
+/// Between the fall of readiness and the closing of the listeners, so that a balancer sees it first.
+const UNREADY: Duration = Duration::from_millis(500);
+/// How often expired rows leave memory.
+const SWEEP: Duration = Duration::from_secs(10);
+/// What is queued for the logs has this long at the end.
+const FLUSH: Duration = Duration::from_secs(5);
 
 /// How `run` is embedded.
 #[derive(Default)]
 pub struct Options {
     /// Called once when every listener accepts; gets the bound https, http and metrics addresses.
     pub on_ready: Option<Box<dyn FnOnce(Bound) + Send>>,
-    /// Stops the gateway as TERM would (the demo and tests use it); a second `cancel` has no effect.
-    pub stop: Option<tokio_util::sync::CancellationToken>,
-    /// Install signal handlers, sd_notify and the ready line on stderr.
+    /// Stops the gateway as TERM would (the demo and tests use it).
+    pub stop: Option<CancellationToken>,
+    /// Install signal handlers, raise the file limit, tell the service manager, print the ready line on stderr.
     pub process: bool,
+    /// Every event as a JSON line as well.
+    pub tap: Option<tokio::sync::mpsc::UnboundedSender<String>>,
+    /// Absent: the system's.
+    pub clock: Option<Clock>,
 }
 
 /// Where it listens.
 #[derive(Clone, Debug)]
 pub struct Bound {
-    pub https: Vec<std::net::SocketAddr>,
-    pub http: Vec<std::net::SocketAddr>,
-    pub metrics: Option<std::net::SocketAddr>,
-    pub admin: std::path::PathBuf,
+    pub https: Vec<SocketAddr>,
+    pub http: Vec<SocketAddr>,
+    pub metrics: Option<SocketAddr>,
+    pub admin: PathBuf,
 }
 
 /// Why a start failed.
@@ -39,7 +78,529 @@ pub enum StartError {
     Io(String),
 }
 
-/// All of what a start would check, binding and creating nothing; fine beside a live gateway.
-pub fn check(_config: &Path) -> Result<(Arc<Config>, Diagnostics), Diagnostics> {
-    todo!("server")
+/// Runs the gateway until it is told to stop. Blocks.
+pub fn run(path: &Path, options: Options) -> Result<(), StartError> {
+    if options.process {
+        // A refusal leaves the limit as it was; `accept` backs off when it is reached.
+        let _ = rlimit::increase_nofile_limit(u64::MAX);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(io_error("runtime"))?;
+    runtime.block_on(async { Roof::start(path, options)?.live().await })
+}
+
+/// The only place that knows everyone.
+struct Roof {
+    path: PathBuf,
+    gateway: Arc<Gateway>,
+    upstreams: Arc<Upstreams>,
+    slots: Arc<Slots>,
+    store: Arc<dyn Store>,
+    crew: Crew,
+    doors: Mutex<Doors>,
+    generation: AtomicU64,
+    draining: AtomicBool,
+    reloading: tokio::sync::Mutex<()>,
+    retarget: tokio::sync::Notify,
+    started: Now,
+}
+
+/// Open addresses, each with what stops it.
+#[derive(Default)]
+struct Doors {
+    open: HashMap<(SocketAddr, ListenerKind), OpenDoor>,
+    metrics: Option<(SocketAddr, SocketAddr, CancellationToken)>,
+}
+
+struct OpenDoor {
+    bound: SocketAddr,
+    stop: CancellationToken,
+}
+
+/// A config made ready: everything that can fail has been done, nothing live was touched.
+struct Prepared {
+    config: Arc<Config>,
+    tls: Arc<TlsState>,
+    upstreams: Vec<Arc<Upstream>>,
+    sockets: Vec<(SocketAddr, Sockets)>,
+    metrics: Option<(SocketAddr, TcpListener)>,
+}
+
+impl Prepared {
+    /// Loads and checks everything behind a config. Fails closed: with any error nothing comes of it.
+    fn load(path: &Path, live: Option<&Roof>) -> Result<(Self, Diagnostics), Diagnostics> {
+        let (config, mut found) = config::load(path)?;
+        let config = Arc::new(config);
+        let snapshot = live.map(|roof| roof.gateway.snapshot.load_full());
+        if let Some(snapshot) = &snapshot {
+            found.list.extend(needs_restart(&snapshot.config, &config));
+        }
+        let tls = match TlsState::prepare(&config, snapshot.as_ref().map(|snapshot| &*snapshot.tls)) {
+            Ok(tls) => Some(Arc::new(tls)),
+            Err(errors) => {
+                found.list.extend(errors);
+                None
+            }
+        };
+        if live.is_some() {
+            found.list.extend(probe_logs(&config));
+        }
+        let (Some(tls), false) = (tls, found.has_errors()) else { return Err(found) };
+        let mut prepared = Self { config, tls, upstreams: Vec::new(), sockets: Vec::new(), metrics: None };
+        match prepared.bind(live) {
+            Ok(()) => Ok((prepared, found)),
+            Err(errors) => {
+                found.list.extend(errors);
+                Err(found)
+            }
+        }
+    }
+
+    /// Binds what is not open yet.
+    fn bind(&mut self, live: Option<&Roof>) -> Result<(), Vec<Diagnostic>> {
+        let doors = live.map(|roof| roof.doors());
+        let mut errors = Vec::new();
+        for (at, kind) in wanted(&self.config) {
+            if doors.as_ref().is_some_and(|doors| doors.open.contains_key(&(at.value, kind))) {
+                continue;
+            }
+            match listener::bind(at.value, kind, self.config.workers) {
+                Ok(sockets) => self.sockets.push((at.value, sockets)),
+                Err(error) => errors.push(cannot_bind(at, &error)),
+            }
+        }
+        if let Some(at) = &self.config.listen.metrics {
+            let open = doors.as_ref().and_then(|doors| doors.metrics.as_ref()).map(|(asked, ..)| *asked);
+            if open != Some(at.value) {
+                match TcpListener::bind(at.value).and_then(|socket| socket.set_nonblocking(true).map(|()| socket)) {
+                    Ok(socket) => self.metrics = Some((at.value, socket)),
+                    Err(error) => errors.push(cannot_bind(at, &error)),
+                }
+            }
+        }
+        if errors.is_empty() { Ok(()) } else { Err(errors) }
+    }
+}
+
+impl Roof {
+    /// Everything up to the first accept.
+    fn start(path: &Path, options: Options) -> Result<Live, StartError> {
+        let clock = options.clock.clone().unwrap_or_else(Clock::system);
+        let now = clock.now();
+        let (mut prepared, warnings) = Prepared::load(path, None).map_err(StartError::Config)?;
+        let config = Arc::clone(&prepared.config);
+        if options.process && !warnings.list.is_empty() {
+            anstream::eprint!("{}", warnings.render(true));
+        }
+        // First, since it makes `state_dir`, where logs and the admin socket may want to be.
+        let (store, state) = open_state(&config, &clock, now)?;
+        let mut events = Events::open(&config.log).map_err(io_error("log"))?;
+        if let Some(tap) = options.tap.clone() {
+            events = events.with_tap(tap);
+        }
+        let admin_socket = admin::bind(&config.listen.admin).map_err(io_error(&config.listen.admin.display().to_string()))?;
+
+        let upstreams = Arc::new(Upstreams::new(events.clone()));
+        prepared.upstreams = upstreams.prepare(&config.upstreams, prepared.tls.upstream_clients());
+        let slots = Arc::new(Slots::new(&config.caps));
+        let gateway = Arc::new(Gateway {
+            snapshot: ArcSwap::from_pointee(Snapshot {
+                generation: 0,
+                policy: Arc::clone(&config.policy),
+                tls: Arc::clone(&prepared.tls),
+                upstreams: prepared.upstreams.clone(),
+                config: Arc::clone(&config),
+            }),
+            state,
+            events,
+            clock,
+            bots: Bots::new(),
+        });
+        let crew = Crew::start(config.workers, &gateway, &slots).map_err(io_error("worker"))?;
+        let roof = Arc::new(Self {
+            path: path.to_path_buf(),
+            gateway,
+            upstreams,
+            slots,
+            store,
+            crew,
+            doors: Mutex::default(),
+            generation: AtomicU64::new(0),
+            draining: AtomicBool::new(false),
+            reloading: tokio::sync::Mutex::new(()),
+            retarget: tokio::sync::Notify::new(),
+            started: now,
+        });
+        Ok(Live { roof, prepared, admin_socket, options })
+    }
+
+    /// Swaps, reconciles, opens and closes doors. Cannot fail; returns the live generation.
+    fn commit(self: &Arc<Self>, prepared: Prepared) -> u64 {
+        let Prepared { config, tls, upstreams, sockets, metrics } = prepared;
+        let (gateway, policy) = (&self.gateway, &config.policy);
+        let generation = self.generation.fetch_add(1, Ordering::SeqCst) + 1;
+        self.tell_files(generation, &config, &tls);
+        gateway.state.bans.reconcile(&policy.bans);
+        gateway.state.guesses.reconcile(policy.guesses);
+        gateway.state.limits.reconcile(&policy.limits);
+        self.slots.reconcile(&config.caps);
+        for id in gateway.state.approvals.reconcile(policy.approvals.clone(), gateway.clock.now()) {
+            let reason = Some("its signatures no longer suffice".to_owned());
+            gateway.events.emit(Event::ApprovalChanged { id, action: "suspended", by: "config".to_owned(), reason });
+        }
+        if let Err(error) = gateway.events.reconfigure(&config.log) {
+            gateway.events.emit(Event::StoreFailed { action: "log", error: error.to_string() });
+        }
+        self.upstreams.commit(&upstreams);
+        let policy = Arc::clone(policy);
+        gateway.snapshot.store(Arc::new(Snapshot { generation, policy, tls, upstreams, config: Arc::clone(&config) }));
+        self.open_doors(&config, sockets, metrics);
+        self.retarget.notify_one();
+        generation
+    }
+
+    fn tell_files(&self, generation: u64, config: &Config, tls: &TlsState) {
+        let metrics = self.gateway.events.metrics();
+        let labels: Vec<_> =
+            config.policy.sites.iter().flat_map(|site| site.routes.iter()).map(|route| Arc::clone(&route.label)).collect();
+        metrics.routes(generation, &labels);
+        let now = self.gateway.clock.now().wall;
+        for file in tls.expiries() {
+            metrics.expiry(file.kind, &file.path.to_string_lossy(), file.until.as_second());
+            let half = file.since + (file.until.duration_since(file.since) / 2);
+            if file.kind == "crl" && now >= half {
+                self.gateway.events.emit(Event::CrlExpiring { path: file.path, at: file.until });
+            }
+        }
+    }
+
+    fn open_doors(
+        self: &Arc<Self>,
+        config: &Config,
+        sockets: Vec<(SocketAddr, Sockets)>,
+        metrics: Option<(SocketAddr, TcpListener)>,
+    ) {
+        let drain = config.deadlines.drain;
+        let mut doors = self.doors();
+        for (asked, sockets) in sockets {
+            let (bound, stop) = (sockets.address, CancellationToken::new());
+            let key = (asked, sockets.kind);
+            self.crew.serve(sockets, &stop, drain);
+            doors.open.insert(key, OpenDoor { bound, stop });
+        }
+        let wanted: Vec<_> = wanted(config).map(|(at, kind)| (at.value, kind)).collect();
+        doors.open.retain(|key, door| {
+            let keep = wanted.contains(key);
+            if !keep {
+                door.stop.cancel();
+            }
+            keep
+        });
+        let asked = config.listen.metrics.as_ref().map(|at| at.value);
+        if let Some((open, _, stop)) = &doors.metrics
+            && asked != Some(*open)
+        {
+            stop.cancel();
+            doors.metrics = None;
+        }
+        if let Some((asked, socket)) = metrics {
+            let stop = CancellationToken::new();
+            let bound = socket.local_addr().unwrap_or(asked);
+            tokio::spawn(admin::serve_metrics(self.admin(), socket, stop.clone()));
+            doors.metrics = Some((asked, bound, stop));
+        }
+    }
+
+    /// The one way to a new snapshot, for HUP, the file watch and `doorward reload`.
+    async fn reload(self: &Arc<Self>) -> Result<u64, String> {
+        let _one_at_a_time = self.reloading.lock().await;
+        let roof = Arc::clone(self);
+        let prepared = tokio::task::spawn_blocking(move || {
+            let (mut prepared, _) = Prepared::load(&roof.path, Some(&roof))?;
+            prepared.upstreams = roof.upstreams.prepare(&prepared.config.upstreams, prepared.tls.upstream_clients());
+            Ok::<_, Diagnostics>(prepared)
+        })
+        .await
+        .map_err(|panicked| panicked.to_string())?;
+        match prepared {
+            Ok(prepared) => {
+                let generation = self.commit(prepared);
+                self.gateway.events.emit(Event::ConfigReloaded { generation, path: self.path.clone() });
+                Ok(generation)
+            }
+            Err(found) => {
+                let generation = self.generation.load(Ordering::SeqCst);
+                let errors: Vec<String> =
+                    found.list.iter().filter(|one| one.severity == Severity::Error).map(|one| one.message.clone()).collect();
+                self.gateway.events.emit(Event::ReloadFailed { generation, errors });
+                Err(found.render(false))
+            }
+        }
+    }
+
+    fn admin(self: &Arc<Self>) -> Admin {
+        let state = self.gateway.state.clone();
+        Admin {
+            bans: state.bans,
+            guesses: state.guesses,
+            limits: state.limits,
+            approvals: state.approvals,
+            events: self.gateway.events.clone(),
+            clock: self.gateway.clock.clone(),
+            control: Arc::new(Lent(Arc::clone(self))),
+        }
+    }
+
+    fn doors(&self) -> MutexGuard<'_, Doors> {
+        self.doors.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn bound(&self) -> Bound {
+        let doors = self.doors();
+        let config = self.gateway.snapshot.load();
+        let of = |kind: ListenerKind| {
+            wanted(&config.config)
+                .filter(|(_, of)| *of == kind)
+                .filter_map(|(at, kind)| doors.open.get(&(at.value, kind)).map(|door| door.bound))
+                .collect()
+        };
+        Bound {
+            https: of(ListenerKind::Https),
+            http: of(ListenerKind::PlainHttp),
+            metrics: doors.metrics.as_ref().map(|(_, bound, _)| *bound),
+            admin: config.config.listen.admin.clone(),
+        }
+    }
+
+    fn sweep(&self) {
+        let (state, now) = (&self.gateway.state, self.gateway.clock.now());
+        state.bans.sweep(now);
+        state.guesses.sweep(now);
+        state.successes.sweep(now);
+        state.limits.sweep(now);
+        self.slots.sweep(now);
+        let metrics = self.gateway.events.metrics();
+        metrics.table("bans", state.bans.len());
+        metrics.table("guesses", state.guesses.len());
+        metrics.table("limits", state.limits.len());
+        metrics.table("connections", self.slots.open());
+    }
+}
+
+/// A roof about to open.
+struct Live {
+    roof: Arc<Roof>,
+    prepared: Prepared,
+    admin_socket: std::os::unix::net::UnixListener,
+    options: Options,
+}
+
+impl Live {
+    /// From the first accept to the last.
+    async fn live(self) -> Result<(), StartError> {
+        let Self { roof, prepared, admin_socket, options } = self;
+        let generation = roof.commit(prepared);
+        let backstage = CancellationToken::new();
+        tokio::spawn(Arc::clone(&roof.upstreams).run_health(backstage.clone()));
+        let admin = tokio::spawn(admin::serve(roof.admin(), admin_socket, backstage.clone()));
+        roof.gateway.events.emit(Event::Started { generation, version: env!("CARGO_PKG_VERSION") });
+        let bound = roof.bound();
+        if options.process {
+            announce(&bound, generation);
+        }
+        if let Some(ready) = options.on_ready {
+            ready(bound.clone());
+        }
+
+        let stop = options.stop.unwrap_or_default();
+        if options.process {
+            watch_signals(&roof, &stop).map_err(io_error("signals"))?;
+        }
+        roof.tend(&stop).await;
+        let cut = roof.drain().await;
+
+        backstage.cancel();
+        let _ = admin.await;
+        roof.gateway.events.emit(Event::Stopped { cut });
+        roof.store.close();
+        roof.gateway.events.flush(FLUSH);
+        let _ = std::fs::remove_file(&bound.admin);
+        Ok(())
+    }
+}
+
+impl Roof {
+    /// Until it is told to stop: files that change, tables that want sweeping.
+    async fn tend(self: &Arc<Self>, stop: &CancellationToken) {
+        let mut watch = Watch::new(self.files());
+        let mut sweep = tokio::time::interval(SWEEP);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.retarget.notified() => watch.retarget(self.files()),
+                () = watch.changed() => drop(self.reload().await),
+                _ = sweep.tick() => self.sweep(),
+            }
+        }
+    }
+
+    /// Readiness falls first, then the doors close; what is open has until the deadline. Returns how many were cut.
+    async fn drain(self: &Arc<Self>) -> usize {
+        let deadline = self.gateway.snapshot.load().config.deadlines.drain;
+        self.draining.store(true, Ordering::SeqCst);
+        self.gateway.events.emit(Event::Draining { deadline });
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        tokio::time::sleep(UNREADY.min(deadline / 10)).await;
+        for door in self.doors().open.values() {
+            door.stop.cancel();
+        }
+        let roof = Arc::clone(self);
+        let cut = tokio::task::spawn_blocking(move || roof.crew.finish()).await.unwrap_or(0);
+        if let Some((_, _, stop)) = self.doors().metrics.take() {
+            stop.cancel();
+        }
+        cut
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        let snapshot = self.gateway.snapshot.load();
+        let mut files = snapshot.tls.files();
+        files.push(self.path.clone());
+        files
+    }
+}
+
+/// What the roof lends to the operators' door.
+struct Lent(Arc<Roof>);
+
+impl Control for Lent {
+    fn reload(&self) -> Pin<Box<dyn Future<Output = Result<u64, String>> + Send + '_>> {
+        Box::pin(self.0.reload())
+    }
+
+    fn status(&self) -> serde_json::Value {
+        status::report(&self.0)
+    }
+
+    fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.0.gateway.snapshot.load().config)
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        if self.0.draining.load(Ordering::SeqCst) {
+            return Err("draining".to_owned());
+        }
+        Ok(())
+    }
+}
+
+fn open_state(config: &Config, clock: &Clock, now: Now) -> Result<(Arc<dyn Store>, State), StartError> {
+    let failed = |error: crate::state::store::StoreError| StartError::Io(error.to_string());
+    let policy = &config.policy;
+    let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(&config.state_dir).map_err(failed)?);
+    let key = TokenKey::load(&config.approvals_key.value, true).map_err(StartError::Io)?;
+    let successes = Arc::new(Successes::load(Arc::clone(&store), now).map_err(failed)?);
+    let state = State {
+        bans: Arc::new(BanTable::load(Arc::clone(&store), &policy.bans, now).map_err(failed)?),
+        guesses: Arc::new(GuessLedger::new(policy.guesses, Arc::clone(&successes), clock.clone())),
+        successes,
+        limits: Arc::new(Limits::new(&policy.limits)),
+        approvals: Arc::new(Approvals::load(Arc::clone(&store), key, policy.approvals.clone(), now).map_err(failed)?),
+    };
+    Ok((store, state))
+}
+
+/// Every address of the config with what is served there.
+fn wanted(config: &Config) -> impl Iterator<Item = (&Located<SocketAddr>, ListenerKind)> {
+    let https = config.listen.https.iter().map(|at| (at, ListenerKind::Https));
+    https.chain(config.listen.http.iter().map(|at| (at, ListenerKind::PlainHttp)))
+}
+
+/// What a running gateway cannot take over.
+fn needs_restart(live: &Config, new: &Config) -> Vec<Diagnostic> {
+    let changed = [
+        ("workers", live.workers != new.workers),
+        ("state_dir", live.state_dir != new.state_dir),
+        ("listen.admin", live.listen.admin != new.listen.admin),
+        ("approvals.key", live.approvals_key.value != new.approvals_key.value),
+    ];
+    changed
+        .into_iter()
+        .filter(|(_, differs)| *differs)
+        .map(|(key, _)| {
+            Diagnostic::error(format!("`{key}` cannot change while the gateway runs"), &config::Span::default())
+                .help("restart the gateway to take it over, or set it back")
+        })
+        .collect()
+}
+
+/// Log files that could not be opened, found before anything is swapped.
+fn probe_logs(config: &Config) -> Vec<Diagnostic> {
+    let targets = [("log.access", &config.log.access), ("log.events", &config.log.events)];
+    targets
+        .into_iter()
+        .filter_map(|(key, target)| {
+            let config::LogTarget::File(path) = target else { return None };
+            let error = std::fs::OpenOptions::new().append(true).create(true).open(path).err()?;
+            let message = format!("`{key}`: {}: {error}", path.display());
+            Some(Diagnostic::error(message, &config::Span::default()).help("make its folder writable for the gateway"))
+        })
+        .collect()
+}
+
+fn cannot_bind(at: &Located<SocketAddr>, error: &std::io::Error) -> Diagnostic {
+    let help = match error.kind() {
+        std::io::ErrorKind::AddrInUse => "another program listens there: stop it or choose another port",
+        std::io::ErrorKind::PermissionDenied => "ports under 1024 need CAP_NET_BIND_SERVICE",
+        std::io::ErrorKind::AddrNotAvailable => "no interface of this host has that address",
+        _ => "choose another address",
+    };
+    Diagnostic::error(format!("cannot listen on {}: {error}", at.value), &at.span).help(help)
+}
+
+fn announce(bound: &Bound, generation: u64) {
+    let list = |all: &[SocketAddr]| all.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    let metrics = bound.metrics.map(|at| format!(", metrics {at}")).unwrap_or_default();
+    let http = if bound.http.is_empty() { String::new() } else { format!(", http {}", list(&bound.http)) };
+    anstream::eprintln!(
+        "doorward ready: https {}{http}{metrics}, admin {}, generation {generation}",
+        list(&bound.https),
+        bound.admin.display()
+    );
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+}
+
+/// TERM, INT and QUIT drain, a second one ends at once; HUP reloads; USR1 reopens logs.
+fn watch_signals(roof: &Arc<Roof>, stop: &CancellationToken) -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    for kind in [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit()] {
+        let (mut signals, stop) = (signal(kind)?, stop.clone());
+        tokio::spawn(async move {
+            while signals.recv().await.is_some() {
+                if stop.is_cancelled() {
+                    std::process::exit(1);
+                }
+                stop.cancel();
+            }
+        });
+    }
+    let (mut reloads, reloading) = (signal(SignalKind::hangup())?, Arc::clone(roof));
+    tokio::spawn(async move {
+        while reloads.recv().await.is_some() {
+            if let Err(errors) = reloading.reload().await {
+                anstream::eprintln!("{errors}doorward: the old configuration lives on");
+            }
+        }
+    });
+    let (mut reopens, events) = (signal(SignalKind::user_defined1())?, roof.gateway.events.clone());
+    tokio::spawn(async move {
+        while reopens.recv().await.is_some() {
+            events.reopen();
+        }
+    });
+    Ok(())
+}
+
+fn io_error(what: &str) -> impl Fn(std::io::Error) -> StartError + use<> {
+    let what = what.to_owned();
+    move |error| StartError::Io(format!("{what}: {error}"))
 }

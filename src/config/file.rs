@@ -104,7 +104,7 @@ table! {
     /// Bounds on what one connection, client or request may take.
     pub struct CapsTable {
         /// Connections that are open at one time.
-        connections: Int<1, 10_000_000> = 16384,
+        connections: Located<Int<1, 10_000_000>> = 16384,
         /// Connections that one client may hold open.
         connections_per_client: Located<Int<1, 10_000_000>> = 512,
         /// Handshakes that one client may begin, counted before any expensive cryptography.
@@ -320,7 +320,7 @@ table! {
     /// A rate limit.
     pub struct LimitTable {
         /// What has its own budget: one of these, or several together.
-        key: Located<OneOrMany<LimitKey>> = required,
+        key: OneOrMany<LimitKey> = required,
         /// The sustained rate, such as "120/min".
         rate: Located<Quota> = required,
         /// Requests that may come at once; by default the count in `rate`.
@@ -336,7 +336,7 @@ table! {
         /// Its hosts; "*.example.com" takes exactly one more label.
         hosts: Located<Vec<Located<String>>> = required,
         /// The sets of CAs that may vouch here; absent, no certificate is asked for.
-        client_ca: Located<OneOrMany<String>> = absent,
+        client_ca: OneOrMany<String> = absent,
         /// Whether a certificate that does not hold is refused in the handshake, or the routes decide.
         client_cert: Located<CertDemand> = "optional",
         /// Its routes; the longest prefix of whole segments wins.

@@ -227,22 +227,33 @@ fn understand(source: &Arc<Source>) -> compile::Compiled {
     let (table, errors) = DeTable::parse_recoverable(&source.text);
     if !errors.is_empty() {
         // What a broken text means is guesswork: its syntax comes first.
-        return compile::Compiled { config: None, found: syntax(&errors), shown: Vec::new() };
+        return compile::Compiled { config: None, found: syntax(&source.text, &errors), shown: Vec::new() };
     }
     let span = table.span();
     let table = Spanned::new(span, DeValue::Table(table.into_inner()));
     let mut reader = Reader::default();
     match File::read(&table, &mut reader) {
-        Some(file) => compile::compile(source, file, reader.found, reader.shown),
+        Some(file) => compile::compile(source, file, reader),
         None => compile::Compiled { config: None, found: reader.found, shown: reader.shown },
     }
 }
 
-fn syntax(errors: &[toml::de::Error]) -> Vec<Diagnostic> {
-    let findings = errors
-        .iter()
-        .map(|error| Diagnostic::error(format!("not TOML: {}", error.message()), &Span(error.span().unwrap_or_default())));
-    findings.collect()
+/// The first error, and each later one that is not merely its consequence: an open bracket makes every line below it
+/// unreadable, so of those only lines count that cannot be read by themselves either.
+fn syntax(text: &str, errors: &[toml::de::Error]) -> Vec<Diagnostic> {
+    let mut found: Vec<Diagnostic> = Vec::new();
+    let mut last_line = None;
+    for error in errors {
+        let span = error.span().unwrap_or_default();
+        let start = text.get(..span.start).and_then(|before| before.rfind('\n')).map_or(0, |newline| newline + 1);
+        let line = text.get(start..).and_then(|rest| rest.lines().next()).unwrap_or_default();
+        let own = error.message().starts_with("duplicate key") || DeTable::parse(line).is_err();
+        if last_line != Some(start) && (found.is_empty() || own) {
+            last_line = Some(start);
+            found.push(Diagnostic::error(format!("not TOML: {}", error.message()), &Span(span)));
+        }
+    }
+    found
 }
 
 fn read_text(path: &Path) -> Result<String, Diagnostics> {
@@ -257,5 +268,5 @@ fn read_text(path: &Path) -> Result<String, Diagnostics> {
 fn syntax_errors(path: &Path, text: &str) -> String {
     let (_, errors) = DeTable::parse_recoverable(text);
     let source = Arc::new(Source::new(path, text.to_owned()));
-    Diagnostics { source: Some(source), list: syntax(&errors) }.render(false)
+    Diagnostics { source: Some(source), list: syntax(text, &errors) }.render(false)
 }

@@ -26,11 +26,16 @@ pub trait Value: Sized {
 pub struct Reader {
     pub found: Vec<Diagnostic>,
     pub shown: Vec<Shown>,
+    pub broken: Broken,
     /// The key that is being read, as `config show` names it.
     path: String,
     /// Defaults have no place in the file.
     in_default: bool,
 }
+
+/// Keys with an error of their own: what seems to be missing there may only be unreadable.
+#[derive(Default)]
+pub struct Broken(Vec<String>);
 
 /// One line of `config show`.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,6 +60,18 @@ pub struct NamedTable<T> {
     pub table: Option<T>,
 }
 
+impl Broken {
+    /// Whether the key, or anything in it, could not be read.
+    pub fn within(&self, key: &str) -> bool {
+        self.0.iter().any(|broken| lies_in(broken, key))
+    }
+
+    /// Whether the key may have been meant by something that could not be read, there or in a table above it.
+    pub fn around(&self, key: &str) -> bool {
+        self.within(key) || self.0.iter().any(|broken| lies_in(key, broken))
+    }
+}
+
 impl Reader {
     pub fn span(&self, item: &Spanned<DeValue<'_>>) -> Span {
         if self.in_default { Span::default() } else { Span(item.span()) }
@@ -64,23 +81,15 @@ impl Reader {
     pub fn wrong_type(&mut self, item: &Spanned<DeValue<'_>>, wanted: &str) {
         let found = item.get_ref().type_str();
         let article = if found.starts_with(['a', 'i']) { "an" } else { "a" };
-        let mut diagnostic =
-            Diagnostic::error(format!("`{}` must be {wanted}, not {article} {found}", self.path), &self.span(item));
-        let plain = match item.get_ref() {
-            DeValue::Integer(integer) => Some(integer.to_string()),
-            DeValue::Float(float) => Some(float.to_string()),
-            _ => None,
-        };
-        if let Some(plain) = plain.filter(|_| wanted.contains('"')) {
-            diagnostic = diagnostic.help(format!("it is written in quotes, with its unit if it has one: \"{plain}...\""));
-        }
-        self.found.push(diagnostic);
+        let diagnostic = Diagnostic::error(format!("`{}` must be {wanted}, not {article} {found}", self.path), &self.span(item));
+        let diagnostic = diagnostic.help(cure(item.get_ref(), wanted));
+        self.fail(diagnostic);
     }
 
     /// The item is of the right type but cannot be taken.
     pub fn bad_value(&mut self, item: &Spanned<DeValue<'_>>, message: &str, help: impl Into<String>) {
         let diagnostic = Diagnostic::error(format!("`{}`: {message}", self.path), &self.span(item)).help(help);
-        self.found.push(diagnostic);
+        self.fail(diagnostic);
     }
 
     /// The item as a string; `wanted` completes "must be ...".
@@ -103,16 +112,17 @@ impl Reader {
             let place = if self.path.is_empty() { String::new() } else { format!(" in `{}`", self.path) };
             let message = format!("unknown key `{name}`{place}");
             let span = if self.in_default { Span::default() } else { Span(key.span()) };
-            self.found.push(Diagnostic::error(message, &span).help(suggest::help(name, keys.iter().copied(), "known keys")));
+            self.fail(Diagnostic::error(message, &span).help(suggest::help(name, keys.iter().copied(), "known keys")));
         }
         Some(table)
     }
 
     /// A key without which its table makes no sense.
-    pub fn required<T: Value>(&mut self, table: &DeTable<'_>, key: &str, whole: &Spanned<DeValue<'_>>) -> Option<T> {
+    pub fn required<T: Value>(&mut self, table: &DeTable<'_>, key: &str, whole: &Spanned<DeValue<'_>>, about: &str) -> Option<T> {
         let Some(item) = table.get(key) else {
             let place = if self.path.is_empty() { "the file".to_owned() } else { format!("`{}`", self.path) };
-            self.found.push(Diagnostic::error(format!("{place} lacks `{key}`, which has no default"), &self.span(whole)));
+            let missing = Diagnostic::error(format!("{place} lacks `{key}`, which has no default"), &self.span(whole));
+            self.fail(missing.help(format!("`{key}`: {}", about.trim())));
             return None;
         };
         self.at(key, item)
@@ -156,9 +166,9 @@ impl Reader {
         self.below(&format!("[{index}]"), |reader| T::read(item, reader))
     }
 
-    /// Notes a default that only the meaning of other keys gives, after its neighbours.
-    pub fn show_default(&mut self, table: &str, key: &str, value: serde_json::Value) {
-        show_default(&mut self.shown, table, key, value);
+    fn fail(&mut self, diagnostic: Diagnostic) {
+        self.broken.0.push(self.path.clone());
+        self.found.push(diagnostic);
     }
 
     fn below<T>(&mut self, step: &str, read: impl FnOnce(&mut Self) -> T) -> T {
@@ -233,8 +243,8 @@ impl<T: Value> Value for Named<T> {
             let name = key.get_ref().as_ref();
             let span = Span(key.span());
             if !is_name(name) {
-                let message = format!("`{name}` in `{}` is not a name", reader.path);
-                reader.found.push(Diagnostic::error(message, &span).help("a name is 1 to 64 of A-Z a-z 0-9 _ and -"));
+                let message = format!("\"{name}\" in `{}` is not a name", reader.path);
+                reader.fail(Diagnostic::error(message, &span).help("a name is 1 to 64 of A-Z a-z 0-9 _ and -"));
             }
             named.push(NamedTable { name: Located { value: name.to_owned(), span }, table: reader.at(name, item) });
         }
@@ -325,7 +335,7 @@ macro_rules! table {
                 reader: &mut $crate::config::read::Reader,
             ) -> Option<Self> {
                 let table = reader.table(item, &[$( $crate::config::read::key(stringify!($field)) ),+])?;
-                Some(Self { $( $field: $crate::config::read::field_read!($presence reader table item $field) ),+ })
+                Some(Self { $( $field: $crate::config::read::field_read!($presence reader table item $field concat!($($doc),+)) ),+ })
             }
 
             fn schema() -> ::schemars::Schema {
@@ -350,13 +360,13 @@ macro_rules! field_type {
 }
 
 macro_rules! field_read {
-    (required $reader:ident $table:ident $item:ident $field:ident) => {
-        $reader.required($table, $crate::config::read::key(stringify!($field)), $item)
+    (required $reader:ident $table:ident $item:ident $field:ident $about:expr) => {
+        $reader.required($table, $crate::config::read::key(stringify!($field)), $item, $about)
     };
-    (absent $reader:ident $table:ident $item:ident $field:ident) => {
+    (absent $reader:ident $table:ident $item:ident $field:ident $about:expr) => {
         $reader.absent($table, $crate::config::read::key(stringify!($field)))
     };
-    ($default:tt $reader:ident $table:ident $item:ident $field:ident) => {
+    ($default:tt $reader:ident $table:ident $item:ident $field:ident $about:expr) => {
         $reader.or_default($table, $crate::config::read::key(stringify!($field)), stringify!($default))
     };
 }
@@ -419,8 +429,29 @@ pub fn is_name(word: &str) -> bool {
     (1..=64).contains(&word.len()) && word.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
 }
 
+/// By whole steps; nothing lies in the file as such.
+fn lies_in(key: &str, table: &str) -> bool {
+    !table.is_empty() && key.strip_prefix(table).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+}
+
 fn bare_or_quoted(key: &str) -> String {
     if is_name(key) { key.to_owned() } else { format!("{key:?}") }
+}
+
+/// How a value of the wrong type would be written.
+fn cure(found: &DeValue<'_>, wanted: &str) -> String {
+    let quoted = wanted == "text" || (wanted.contains('"') && !wanted.starts_with("a whole number"));
+    match found {
+        DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_) | DeValue::Datetime(_) if quoted => {
+            "it stands in quotes, with its unit if it has one".to_owned()
+        }
+        DeValue::String(text) if wanted == "a list" => format!("did you mean [\"{}\"]?", text.escape_debug()),
+        DeValue::String(text) if text.parse::<u64>().is_ok() => format!("did you mean {text}, without quotes?"),
+        DeValue::Table(_) if wanted == "a list" => "a table in a list is written [[name]] or [{ ... }]".to_owned(),
+        DeValue::Array(_) if wanted.starts_with("a table") => "one table is written [name] or { ... }".to_owned(),
+        _ if wanted.starts_with("a table") => "a table is written [name] or { ... }".to_owned(),
+        _ => format!("it must be {wanted}"),
+    }
 }
 
 fn default_value(default: &'static str) -> DeValue<'static> {
@@ -442,5 +473,53 @@ pub fn to_json(value: &DeValue<'_>) -> serde_json::Value {
         DeValue::Datetime(datetime) => datetime.to_string().into(),
         DeValue::Array(list) => list.iter().map(|item| to_json(item.get_ref())).collect(),
         DeValue::Table(table) => table.iter().map(|(key, item)| (key.get_ref().to_string(), to_json(item.get_ref()))).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::file::File;
+
+    fn read(text: &'static str) -> (Option<File>, Reader) {
+        let mut reader = Reader::default();
+        let table = DeTable::parse(text).unwrap();
+        let whole = Spanned::new(table.span(), DeValue::Table(table.into_inner()));
+        (File::read(&whole, &mut reader), reader)
+    }
+
+    /// Each default is valid and has no place in the file; reading one that is not would panic here.
+    #[test]
+    fn every_default_can_be_read() {
+        let text = "upstream.a = { servers = [] }\nclient_ca.a = { roots = [] }\nlogin.a = { request = { path = \"/\" }, account = \"basic\" }\n\
+            limit.a = { key = [], rate = \"1/s\" }\nsite = [{ hosts = [], route = [{ path = \"/\", upstream = \"a\" }] }]\n";
+        let (file, reader) = read(text);
+        assert!(file.is_some() && reader.found.is_empty(), "{:?}", reader.found);
+        let written = |key: &str| reader.shown.iter().find(|shown| shown.key == key).unwrap().span.is_some();
+        assert!(written("upstream.a.servers") && !written("upstream.a.timeouts.connect") && !written("login.a.failed[0].status"));
+    }
+
+    #[test]
+    fn numbers_may_have_signs_underscores_and_other_bases() {
+        let (file, reader) = read("caps = { connections = 1_000, streams = 0x10, headers = +50 }");
+        let caps = file.unwrap().caps;
+        assert!(reader.found.is_empty(), "{:?}", reader.found);
+        assert_eq!((caps.connections.value.0, caps.streams.0, caps.headers.0), (1000, 16, 50));
+    }
+
+    #[test]
+    fn a_broken_key_is_known_by_whole_steps() {
+        let broken = Broken(vec!["site[1].hosts[0]".to_owned(), "tls".to_owned()]);
+        for (key, expected) in [
+            ("site[1].hosts", true),
+            ("site[1].host", false),
+            ("site", true),
+            ("site[0]", false),
+            ("tls", true),
+            ("tls.certificate", false),
+        ] {
+            assert_eq!(broken.within(key), expected, "{key}");
+        }
+        assert!(broken.around("tls.certificate") && !broken.around("tlsx") && !Broken(vec![String::new()]).around("tls"));
     }
 }

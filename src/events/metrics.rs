@@ -31,6 +31,7 @@ pub struct Metrics {
     /// By `ConnectionCause as usize`.
     refused: [Counter; ConnectionCause::ALL.len()],
     protocol_errors: Counter,
+    accept_failures: Counter,
     handshake_failures: Counter,
     certificates_refused: Family<Labels<1>, Counter>,
     guesses: Family<Labels<1>, Counter>,
@@ -102,6 +103,7 @@ impl Metrics {
             bytes_out: counter(&mut registry, "bytes_out", "Bytes of answers' bodies"),
             refused: ConnectionCause::ALL.map(|cause| refused(cause.as_str())),
             protocol_errors: counter(&mut registry, "protocol_errors", "Connections that did not speak HTTP"),
+            accept_failures: counter(&mut registry, "accept_failures", "Pauses of a listener that could not accept"),
             handshake_failures: counter(&mut registry, "handshake_failures", "TLS handshakes that failed"),
             certificates_refused: registered(&mut registry, "certificates_refused", "Client certificates that do not hold"),
             guesses: registered(&mut registry, "guesses", "Login attempts forwarded, by outcome"),
@@ -195,6 +197,7 @@ impl Metrics {
             Count::Request | Count::Nothing => {}
             Count::ConnectionRefused(cause) => bump(self.refused.get(cause as usize)),
             Count::ProtocolError => bump(Some(&self.protocol_errors)),
+            Count::AcceptFailed => bump(Some(&self.accept_failures)),
             Count::HandshakeFailed => bump(Some(&self.handshake_failures)),
             Count::CertificateRefused(cause) => {
                 bump(Some(&*self.certificates_refused.get_or_create(&label("cause", cause.as_str()))))

@@ -55,6 +55,11 @@ pub enum Event {
         client: IpAddr,
         cause: String,
     },
+    /// The listener could not accept, and pauses.
+    AcceptFailed {
+        error: String,
+        pause: Duration,
+    },
     HandshakeFailed {
         client: IpAddr,
         sni: Option<String>,

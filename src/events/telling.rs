@@ -25,6 +25,7 @@ pub(super) enum Count<'a> {
     Nothing,
     ConnectionRefused(ConnectionCause),
     ProtocolError,
+    AcceptFailed,
     HandshakeFailed,
     CertificateRefused(CertCause),
     Guess(LoginOutcome),
@@ -87,6 +88,10 @@ impl Event {
                 .clauses(&["C9", "O5"])
                 .shown("client", client)
                 .text("cause", cause),
+            Self::AcceptFailed { error, pause } => Telling::new("accept.failed", Error, Count::AcceptFailed)
+                .clauses(&["O16"])
+                .text("error", error)
+                .seconds("pause_seconds", *pause),
             Self::HandshakeFailed { client, sni, cause } => Telling::new("handshake.failed", Notice, Count::HandshakeFailed)
                 .clauses(&["C2"])
                 .shown("client", client)

@@ -1,5 +1,6 @@
 //! Permit + request -> upstream response; upgrades.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,13 +14,14 @@ use http::{Request, Response, StatusCode, Version};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::coop;
 use tokio::time::{Instant, Sleep};
 
 use crate::policy::Permit;
-use crate::upstream::{Body, BodyError, ForwardError, ForwardErrorKind, Outstanding, Reply, Upstream};
+use crate::upstream::{Body, BodyError, ForwardError, ForwardErrorKind, Outstanding, Pool, Reply, Upstream};
 
 use super::{Worker, headers};
 
@@ -48,12 +50,32 @@ pub async fn send(
     worker: &Arc<Worker>,
     upstream: &Upstream,
     permit: &Permit,
-    mut request: Request<Body>,
+    request: Request<Body>,
     client_upgrade: Option<OnUpgrade>,
     terms: Terms,
 ) -> Result<(Response<Body>, Arc<str>), ForwardError> {
     // Taken for what it proves: nothing is forwarded without one.
     let _: &Permit = permit;
+    exchange(&worker.pool, upstream, request, client_upgrade, &terms).await
+}
+
+/// The client's body with its cap and its stall deadline, trailers dropped.
+///
+/// Fails closed: the byte that is over the cap, and what follows it, is never passed on.
+pub fn request_body(body: Incoming, terms: &Terms) -> Body {
+    if body.is_end_stream() {
+        return empty();
+    }
+    ClientBody { body, left: terms.body, gap: Gap::new(terms.body_stall), over: false }.boxed_unsync()
+}
+
+async fn exchange(
+    pool: &Pool,
+    upstream: &Upstream,
+    mut request: Request<Body>,
+    client_upgrade: Option<OnUpgrade>,
+    terms: &Terms,
+) -> Result<(Response<Body>, Arc<str>), ForwardError> {
     if request.body().size_hint().lower() > terms.body {
         let cause = format!("the request announces more than {} bytes of body", terms.body);
         return Err(ForwardError { kind: ForwardErrorKind::BodyTooLarge, unsent: true, cause });
@@ -65,7 +87,7 @@ pub async fn send(
         request.headers_mut().remove(CONNECTION);
     }
 
-    let Reply { mut response, server, guard } = worker.pool.send(upstream, request).await?;
+    let Reply { mut response, server, guard } = pool.send(upstream, request).await?;
     // How the upstream speaks is no matter between the client and this gateway.
     *response.version_mut() = Version::HTTP_11;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -83,16 +105,6 @@ pub async fn send(
     let far = hyper::upgrade::on(&mut response);
     tokio::spawn(tunnel(client, far, guard, terms.idle.max(TUNNEL_IDLE)));
     Ok((response.map(|_| empty()), server))
-}
-
-/// The client's body with its cap and its stall deadline, trailers dropped.
-///
-/// Fails closed: the byte that is over the cap, and what follows it, is never passed on.
-pub fn request_body(body: Incoming, terms: &Terms) -> Body {
-    if body.is_end_stream() {
-        return empty();
-    }
-    ClientBody { body, left: terms.body, gap: Gap::new(terms.body_stall), over: false }.boxed_unsync()
 }
 
 /// The upstream's body with its gap deadline; `guard` is held to its end.
@@ -229,7 +241,8 @@ impl http_body::Body for ServerBody {
     }
 }
 
-/// Carries bytes both ways until both sides have ended or nothing passed for `idle`.
+/// Carries bytes both ways until both sides have ended or nothing passed for `idle`. Fails closed: a client that spoke before
+/// it had its answer is cut off, and nothing of that reaches the application.
 async fn tunnel(client: OnUpgrade, far: OnUpgrade, guard: Outstanding, idle: Duration) {
     let both = async { tokio::try_join!(client, far) };
     let (client, far) = match tokio::time::timeout(TUNNEL_START, both).await {
@@ -237,14 +250,35 @@ async fn tunnel(client: OnUpgrade, far: OnUpgrade, guard: Outstanding, idle: Dur
         Ok(Err(error)) => return tracing::debug!(%error, "an upgrade was not completed"),
         Err(_) => return tracing::debug!("an upgrade was not completed in time"),
     };
+    let mut client = TokioIo::new(client);
+    if spoke_early(&mut client).await {
+        return tracing::debug!("the client spoke before its upgrade was answered");
+    }
     let activity = Arc::new(Activity { started: Instant::now(), last: AtomicU64::new(0) });
-    let mut client = Watched { io: TokioIo::new(client), activity: activity.clone() };
+    let mut client = Watched { io: client, activity: activity.clone() };
     let mut far = Watched { io: TokioIo::new(far), activity: activity.clone() };
     tokio::select! {
         _ = tokio::io::copy_bidirectional(&mut client, &mut far) => {}
         () = activity.silent_for(idle) => {}
     }
     drop(guard);
+}
+
+/// Whether bytes of the client lay waiting before its 101 was written: they were meant for something else than the new
+/// protocol. A task that has spent its budget gets nothing from a socket, so what it still gets was read before, whatever
+/// kinds of stream are stacked here; a client that rightly speaks first after the 101 is never mistaken.
+async fn spoke_early(client: &mut TokioIo<Upgraded>) -> bool {
+    poll_fn(|cx| {
+        while coop::has_budget_remaining() {
+            let Poll::Ready(spent) = coop::poll_proceed(cx) else { break };
+            spent.made_progress();
+        }
+        let mut byte = [0];
+        let mut buffer = ReadBuf::new(&mut byte);
+        let _ = Pin::new(&mut *client).poll_read(cx, &mut buffer);
+        Poll::Ready(!buffer.filled().is_empty())
+    })
+    .await
 }
 
 /// When a byte last passed.
@@ -259,9 +293,13 @@ impl Activity {
         self.last.store(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
+    fn due(&self, idle: Duration) -> Instant {
+        self.started + Duration::from_millis(self.last.load(Ordering::Relaxed)) + idle
+    }
+
     async fn silent_for(&self, idle: Duration) {
         loop {
-            let due = self.started + Duration::from_millis(self.last.load(Ordering::Relaxed)) + idle;
+            let due = self.due(idle);
             if due <= Instant::now() {
                 return;
             }

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -14,7 +15,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Version};
 use rustls::pki_types::CertificateDer;
 
 use crate::events::DecisionId;
-use crate::policy::{Denial, Permit, Reason};
+use crate::policy::{AccountKind, Denial, Identity, Permit, Reason};
 
 use super::Connection;
 
@@ -110,39 +111,12 @@ pub fn upgrade(headers: &HeaderMap, version: Version) -> Option<HeaderValue> {
 /// not be upgraded. Fails closed: nothing is set before everything that could pose as it is gone.
 pub fn towards_upstream(headers: &mut HeaderMap, up: &Upward<'_>) {
     strip_request(headers);
-
     let through_proxy = (!up.believed.is_empty()).then_some(up.connection.client.ip);
-    headers.insert(X_FORWARDED_FOR, ascii(&forwarded_for(up, through_proxy)));
-    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("https"));
-    headers.insert(X_FORWARDED_HOST, plain(up.host));
-    headers.insert(FORWARDED, ascii(&forwarded(up, through_proxy)));
+    set_origin(headers, &Hops { believed: up.believed, peer: through_proxy, client: up.client }, up.host);
     headers.insert(DOORWARD_DECISION, decision_value(up.decision));
-    if !headers.contains_key(HOST) {
-        headers.insert(HOST, plain(up.host));
-    }
-
-    let kind = match (up.permit.identity(), up.permit.approval()) {
-        (Some(identity), _) => Some(identity.kind),
-        (None, Some(_)) => Some(crate::policy::AccountKind::Bot),
-        (None, None) => None,
-    };
-    if let Some(kind) = kind {
-        headers.insert(DOORWARD_KIND, HeaderValue::from_static(kind.as_str()));
-    }
-    if let Some(identity) = up.permit.identity() {
-        headers.insert(DOORWARD_IDENTITY, plain(&identity.key));
-        if let Some(tenant) = &identity.tenant {
-            headers.insert(DOORWARD_TENANT, plain(tenant));
-        }
-    }
-    if let Some(approval) = up.permit.approval() {
-        headers.insert(DOORWARD_APPROVAL_ID, plain(&approval.id));
-    }
-    if let (true, [leaf, rest @ ..]) = (up.held_chain, up.connection.chain.as_slice()) {
-        headers.insert(CLIENT_CERT, byte_sequences(std::slice::from_ref(leaf)));
-        if !rest.is_empty() {
-            headers.insert(CLIENT_CERT_CHAIN, byte_sequences(rest));
-        }
+    set_caller(headers, up.permit.identity().map(Arc::as_ref), up.permit.approval().map(|approval| &*approval.id));
+    if up.held_chain {
+        set_chain(headers, &up.connection.chain);
     }
 }
 
@@ -171,7 +145,7 @@ pub(super) fn upgrade_agrees(asked: &HeaderValue, answered: &HeaderMap) -> bool 
     asked.to_str().is_ok_and(|asked| tokens(asked).any(|token| token.eq_ignore_ascii_case(answered.trim())))
 }
 
-/// Removes what ends at this hop or could pose as ours.
+/// Removes what ends at this hop or could pose as ours. Fails closed: a name is removed if any reading of it is protected.
 fn strip_request(headers: &mut HeaderMap) {
     let upgrade = requested_upgrade(headers).cloned();
     let trailers = headers.get_all(TE).iter().any(|line| line.to_str().is_ok_and(|line| tokens(line).any(is_trailers)));
@@ -184,12 +158,54 @@ fn strip_request(headers: &mut HeaderMap) {
         headers.remove(name);
     }
     remove_own_authorization(headers);
+    join_cookies(headers);
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
     if let Some(upgrade) = upgrade {
         headers.insert(UPGRADE, upgrade);
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    }
+}
+
+/// Whom a request came through.
+struct Hops<'a> {
+    /// Left to right, the client first.
+    believed: &'a [IpAddr],
+    /// The trusted proxy that vouched for them.
+    peer: Option<IpAddr>,
+    client: IpAddr,
+}
+
+fn set_origin(headers: &mut HeaderMap, hops: &Hops<'_>, host: &str) {
+    headers.insert(X_FORWARDED_FOR, ascii(&forwarded_for(hops)));
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("https"));
+    headers.insert(X_FORWARDED_HOST, plain(host));
+    headers.insert(FORWARDED, ascii(&forwarded(hops, host)));
+    if !headers.contains_key(HOST) {
+        headers.insert(HOST, plain(host));
+    }
+}
+
+fn set_caller(headers: &mut HeaderMap, identity: Option<&Identity>, approval: Option<&str>) {
+    if let Some(identity) = identity {
+        headers.insert(DOORWARD_IDENTITY, plain(&identity.key));
+        headers.insert(DOORWARD_KIND, HeaderValue::from_static(identity.kind.as_str()));
+        if let Some(tenant) = &identity.tenant {
+            headers.insert(DOORWARD_TENANT, plain(tenant));
+        }
+    }
+    if let Some(approval) = approval {
+        headers.insert(DOORWARD_APPROVAL_ID, plain(approval));
+        headers.entry(DOORWARD_KIND).or_insert(HeaderValue::from_static(AccountKind::Bot.as_str()));
+    }
+}
+
+fn set_chain(headers: &mut HeaderMap, chain: &[CertificateDer<'_>]) {
+    let [leaf, rest @ ..] = chain else { return };
+    headers.insert(CLIENT_CERT, byte_sequences(std::slice::from_ref(leaf)));
+    if !rest.is_empty() {
+        headers.insert(CLIENT_CERT_CHAIN, byte_sequences(rest));
     }
 }
 
@@ -275,6 +291,18 @@ fn remove_own_authorization(headers: &mut HeaderMap) {
     }
 }
 
+/// HTTP/2 clients may send a cookie in several lines; over HTTP/1.1 it is one (RFC 9113 section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let lines = headers.get_all(COOKIE);
+    if lines.iter().nth(1).is_none() {
+        return;
+    }
+    let joined = lines.iter().map(HeaderValue::as_bytes).collect::<Vec<_>>().join(&b"; "[..]);
+    if let Ok(joined) = HeaderValue::from_bytes(&joined) {
+        headers.insert(COOKIE, joined);
+    }
+}
+
 fn is_own_credential(value: &HeaderValue) -> bool {
     let value = value.as_bytes().trim_ascii_start();
     let end = value.iter().position(|byte| !byte.is_ascii_alphanumeric() && *byte != b'-').unwrap_or(value.len());
@@ -325,10 +353,10 @@ fn parse_hop(hop: &str) -> Option<IpAddr> {
     (!ip.is_unspecified()).then_some(ip)
 }
 
-fn forwarded_for(up: &Upward<'_>, peer: Option<IpAddr>) -> String {
-    let Some(peer) = peer else { return up.client.to_string() };
-    let mut line = String::with_capacity(16 * (up.believed.len() + 1));
-    for hop in up.believed {
+fn forwarded_for(hops: &Hops<'_>) -> String {
+    let Some(peer) = hops.peer else { return hops.client.to_string() };
+    let mut line = String::with_capacity(16 * (hops.believed.len() + 1));
+    for hop in hops.believed {
         let _ = write!(line, "{hop}, ");
     }
     let _ = write!(line, "{peer}");
@@ -336,29 +364,29 @@ fn forwarded_for(up: &Upward<'_>, peer: Option<IpAddr>) -> String {
 }
 
 /// RFC 7239: one element a hop; the last is what this gateway saw itself.
-fn forwarded(up: &Upward<'_>, peer: Option<IpAddr>) -> String {
-    let mut line = String::with_capacity(64 + up.host.len());
+fn forwarded(hops: &Hops<'_>, host: &str) -> String {
+    let mut line = String::with_capacity(64 + host.len());
     let write_for = |line: &mut String, ip: IpAddr| {
         let _ = match ip {
             IpAddr::V4(ip) => write!(line, "for={ip}"),
             IpAddr::V6(ip) => write!(line, "for=\"[{ip}]\""),
         };
     };
-    if peer.is_some() {
-        for hop in up.believed {
+    if hops.peer.is_some() {
+        for hop in hops.believed {
             write_for(&mut line, *hop);
             line.push_str(", ");
         }
     }
-    write_for(&mut line, peer.unwrap_or(up.client));
+    write_for(&mut line, hops.peer.unwrap_or(hops.client));
     line.push_str(";proto=https;host=");
     let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$&'*+-.^_`|~".contains(&byte);
-    if !up.host.is_empty() && up.host.bytes().all(is_token) {
-        line.push_str(up.host);
+    if !host.is_empty() && host.bytes().all(is_token) {
+        line.push_str(host);
         return line;
     }
     line.push('"');
-    for byte in up.host.bytes() {
+    for byte in host.bytes() {
         match byte {
             b'"' | b'\\' => line.extend(['\\', char::from(byte)]),
             _ => push_encoded(&mut line, byte),

@@ -1,1 +1,282 @@
 //! Request + connection + state -> Facts. Gathers; never judges.
+
+use std::sync::Arc;
+
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, USER_AGENT};
+use http::{HeaderMap, Method, Uri, request};
+use quick_cache::sync::Cache;
+
+use crate::clock::Now;
+use crate::events::Event;
+use crate::net::ClientAddr;
+use crate::policy::approval::ApprovalUse;
+use crate::policy::bot::{BotClass, BotClassifier};
+use crate::policy::decide::BanFact;
+use crate::policy::route::canonical_host;
+use crate::policy::{ApprovalFact, ApprovalFault, CanonicalPath, CertFact, Denial, Facts, Reason, Site};
+use crate::tls;
+
+use super::{Connection, Gateway, Snapshot};
+
+/// Longest User-Agent that is classified whole, in bytes; the rest of a longer one says nothing more.
+const MAX_USER_AGENT: usize = 512;
+
+/// What a request asks for, in the only form that is decided on and forwarded.
+#[derive(Debug)]
+pub struct Target {
+    /// As the client sent it.
+    pub authority: String,
+    /// Lower case, without port.
+    pub host: String,
+    pub path: CanonicalPath,
+}
+
+/// The bot classifier with its verdicts cached by User-Agent.
+pub struct Bots {
+    classifier: BotClassifier,
+    verdicts: Cache<Box<[u8]>, BotClass>,
+}
+
+/// Everything that facts are gathered from.
+pub struct Scene<'a> {
+    pub gateway: &'a Gateway,
+    pub snapshot: &'a Snapshot,
+    pub connection: &'a Connection,
+    pub client: &'a ClientAddr,
+    pub site: &'a Site,
+    pub target: &'a Target,
+    pub method: &'a Method,
+    pub headers: &'a HeaderMap,
+    pub address_ban: Option<BanFact>,
+    pub now: Now,
+}
+
+impl Scene<'_> {
+    /// Certificate, approval, bot class and bans of one request.
+    pub fn facts(&self) -> Facts {
+        let cert = self.certificate();
+        let approval = self.approval(&cert);
+        let proven = match (&cert, &approval) {
+            (CertFact::Held(identity), _) => Some(identity.key.clone()),
+            (_, ApprovalFact::Held(approval)) => Some(approval.id.clone()),
+            _ => None,
+        };
+        let identity_ban = proven.and_then(|key| self.gateway.state.bans.of_identity(&key, self.now));
+        Facts {
+            cert,
+            bot: self.gateway.bots.classify(self.headers),
+            approval,
+            address_ban: self.address_ban.clone(),
+            identity_ban,
+        }
+    }
+
+    /// Fails closed: a verdict is kept per connection and generation, and no longer than the first thing behind it expires.
+    fn certificate(&self) -> CertFact {
+        if self.connection.chain.is_empty() || self.site.client_ca.is_empty() {
+            return CertFact::Absent;
+        }
+        let mut kept = self.connection.verdict.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let verdict = match &*kept {
+            Some((generation, verdict)) if *generation == self.snapshot.generation && self.now.wall < verdict.valid_until => {
+                verdict.clone()
+            }
+            _ => {
+                let verdict = self.snapshot.tls.judge(self.site.id, &self.connection.chain, self.now);
+                self.tell_refusal(&verdict);
+                *kept = Some((self.snapshot.generation, verdict.clone()));
+                verdict
+            }
+        };
+        match verdict.result {
+            Ok(identity) => CertFact::Held(identity),
+            Err(cause) => CertFact::Refused(cause),
+        }
+    }
+
+    fn tell_refusal(&self, verdict: &tls::CertVerdict) {
+        let (Err(cause), Some(leaf)) = (&verdict.result, self.connection.chain.first()) else { return };
+        let (subject, issuer) = tls::describe(leaf);
+        self.gateway.events.emit(Event::CertificateRefused {
+            client: self.client.ip,
+            site: self.target.host.clone(),
+            subject,
+            issuer,
+            cause: *cause,
+            in_handshake: false,
+        });
+    }
+
+    /// A presented token is judged in full, wherever it is presented.
+    fn approval(&self, cert: &CertFact) -> ApprovalFact {
+        let token = match presented_token(self.headers) {
+            Ok(None) => return ApprovalFact::Absent,
+            Ok(Some(token)) => token,
+            Err(fault) => return ApprovalFact::Refused(fault),
+        };
+        let used = ApprovalUse {
+            client: self.client,
+            site: self.site,
+            host: &self.target.host,
+            method: self.method,
+            path: &self.target.path,
+            identity: match cert {
+                CertFact::Held(identity) => Some(identity),
+                _ => None,
+            },
+        };
+        let judged = self
+            .gateway
+            .state
+            .approvals
+            .present(token)
+            .and_then(|(live, serial)| live.judge(serial, &used, self.now).map(|()| live));
+        match judged {
+            Ok(live) => ApprovalFact::Held(live),
+            Err(fault) => ApprovalFact::Refused(fault),
+        }
+    }
+}
+
+impl Bots {
+    /// Compiles the crawler list once per process.
+    pub fn new() -> Self {
+        Self { classifier: BotClassifier::new(), verdicts: Cache::new(4096) }
+    }
+
+    fn classify(&self, headers: &HeaderMap) -> BotClass {
+        let Some(agent) = headers.get(USER_AGENT).map(|value| value.as_bytes()) else {
+            return BotClass::NoUserAgent;
+        };
+        let agent = agent.get(..MAX_USER_AGENT).unwrap_or(agent);
+        if let Some(class) = self.verdicts.get(agent) {
+            return class;
+        }
+        let class = self.classifier.classify(Some(agent));
+        self.verdicts.insert(agent.into(), class);
+        class
+    }
+}
+
+impl Default for Bots {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Reads the one host and the one canonical path of a request head. Fails closed: two hosts, hosts that differ, or a
+/// target with two readings are a 400.
+pub fn target(head: &request::Parts) -> Result<Target, Denial> {
+    let authority = authority(&head.uri, &head.headers)?;
+    let host = canonical_host(&authority).ok_or_else(|| Denial::new(Reason::BadRequest, "the host is not canonical"))?;
+    let path_and_query = head.uri.path_and_query().map_or("", |target| target.as_str());
+    let path =
+        CanonicalPath::parse(path_and_query).map_err(|fault| Denial::new(Reason::BadRequest, format!("target: {fault}")))?;
+    Ok(Target { authority, host, path })
+}
+
+/// Refuses a body that declares itself over the cap, before a byte of it is read.
+pub fn declared_body(headers: &HeaderMap, cap: u64) -> Result<(), Denial> {
+    let declared = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    match declared {
+        Some(length) if length > cap => Err(Denial::new(Reason::BodyTooLarge, "Content-Length is over the cap")),
+        _ => Ok(()),
+    }
+}
+
+/// Whether the request brings something that could prove who the caller is: only then is a banned address heard further.
+pub fn may_prove(connection: &Connection, headers: &HeaderMap) -> bool {
+    !connection.chain.is_empty() || !matches!(presented_token(headers), Ok(None))
+}
+
+fn authority(uri: &Uri, headers: &HeaderMap) -> Result<String, Denial> {
+    let refused = |cause: &'static str| Denial::new(Reason::BadRequest, cause);
+    let mut lines = headers.get_all(HOST).iter();
+    let line = lines.next();
+    if lines.next().is_some() {
+        return Err(refused("two Host lines"));
+    }
+    let line = line.map(|value| value.to_str().map_err(|_| refused("the Host line is not text"))).transpose()?;
+    match (uri.authority(), line) {
+        (None, None) => Err(refused("no host")),
+        (None, Some(host)) => Ok(host.to_owned()),
+        (Some(named), None) => Ok(named.as_str().to_owned()),
+        (Some(named), Some(host)) if named.as_str().eq_ignore_ascii_case(host) => Ok(host.to_owned()),
+        (Some(_), Some(_)) => Err(refused("the target and the Host line differ")),
+    }
+}
+
+/// The one token of a request: `Authorization: Doorward <token>` or `Doorward-Approval: <token>`. Two are unreadable.
+fn presented_token(headers: &HeaderMap) -> Result<Option<&[u8]>, ApprovalFault> {
+    const SCHEME: &[u8] = b"doorward";
+    let mut found = None;
+    let dedicated = headers.get_all("doorward-approval").iter().map(|value| value.as_bytes());
+    let authorized = headers.get_all(AUTHORIZATION).iter().filter_map(|value| {
+        let (scheme, rest) = value.as_bytes().split_at_checked(SCHEME.len())?;
+        let names_us = scheme.eq_ignore_ascii_case(SCHEME) && rest.first().is_none_or(|byte| *byte == b' ');
+        names_us.then(|| rest.trim_ascii())
+    });
+    for token in dedicated.chain(authorized) {
+        if found.replace(token.trim_ascii()).is_some() {
+            return Err(ApprovalFault::Unreadable);
+        }
+    }
+    Ok(found)
+}
+
+/// Who answers for a guess: the proven caller, else his address.
+pub fn guesser(client: &ClientAddr, permit: &crate::policy::Permit) -> crate::state::guesses::Guesser {
+    use crate::state::guesses::Guesser;
+    match (permit.identity(), permit.approval()) {
+        (Some(identity), _) => Guesser::Identity(Arc::clone(&identity.key)),
+        (None, Some(approval)) => Guesser::Identity(Arc::clone(&approval.id)),
+        (None, None) => Guesser::Client(client.key),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(request: http::request::Builder) -> request::Parts {
+        request.body(()).expect("a well-formed request").into_parts().0
+    }
+
+    fn headers(lines: &[(&str, &str)]) -> HeaderMap {
+        lines
+            .iter()
+            .map(|(name, value)| {
+                (
+                    http::HeaderName::from_bytes(name.as_bytes()).expect("a name"),
+                    http::HeaderValue::from_str(value).expect("a value"),
+                )
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_request_names_exactly_one_host() {
+        let two = head(http::Request::get("/").header(HOST, "a.example").header(HOST, "a.example"));
+        assert_eq!(target(&two).expect_err("two hosts").reason, Reason::BadRequest);
+        let none = head(http::Request::get("/"));
+        assert_eq!(target(&none).expect_err("no host").reason, Reason::BadRequest);
+        let differing = head(http::Request::get("https://a.example/").header(HOST, "b.example"));
+        assert_eq!(target(&differing).expect_err("two readings").reason, Reason::BadRequest);
+        let one = head(http::Request::get("https://A.example:8443/x?y=1"));
+        let target = target(&one).expect("one host");
+        assert_eq!((target.host.as_str(), target.path.as_str(), target.path.query()), ("a.example", "/x", Some("y=1")));
+    }
+
+    #[test]
+    fn a_token_is_read_from_either_header_but_only_once() {
+        assert_eq!(presented_token(&headers(&[])), Ok(None));
+        assert_eq!(presented_token(&headers(&[("authorization", "Bearer x")])), Ok(None));
+        assert_eq!(presented_token(&headers(&[("authorization", "Doorwards x")])), Ok(None));
+        assert_eq!(presented_token(&headers(&[("authorization", "dOORWARD  x ")])), Ok(Some(&b"x"[..])));
+        assert_eq!(presented_token(&headers(&[("doorward-approval", "x")])), Ok(Some(&b"x"[..])));
+        let both = headers(&[("authorization", "Doorward x"), ("doorward-approval", "x")]);
+        assert_eq!(presented_token(&both), Err(ApprovalFault::Unreadable));
+        let bare = headers(&[("authorization", "Doorward")]);
+        assert_eq!(presented_token(&bare), Ok(Some(&b""[..])));
+    }
+}

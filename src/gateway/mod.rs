@@ -1,4 +1,4 @@
-//! Floor 4: the public door. `Gateway::handle` is one request, top to bottom.
+//! Floor 4: the public door. [`Worker::handle`] is one request, top to bottom.
 
 pub mod forward;
 pub mod headers;
@@ -7,26 +7,38 @@ pub mod listener;
 pub mod record;
 pub mod respond;
 
+mod login;
+
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
-use http::{Request, Response};
+use http::{Request, Response, request};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 use rustls::pki_types::CertificateDer;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Now};
 use crate::config::Config;
-use crate::events::Events;
+use crate::events::{DecisionId, Event, Events};
 use crate::net::ClientAddr;
-use crate::policy::Policy;
+use crate::policy::ban::BanAnswer;
+use crate::policy::decide::BanFact;
+use crate::policy::login::{AccountKey, LoginRule};
 use crate::policy::route::Sni;
+use crate::policy::{Denial, Permit, Policy, Reason, Route, Site};
 use crate::state::accounts::Successes;
 use crate::state::approvals::Approvals;
 use crate::state::bans::BanTable;
 use crate::state::guesses::GuessLedger;
-use crate::state::limits::Limits;
+use crate::state::limits::{Charges, LimitSubject, Limits};
 use crate::tls::{CertVerdict, TlsState};
-use crate::upstream::{Body, Pool, Upstream};
+use crate::upstream::{Body, ForwardError, ForwardErrorKind, Pool, Upstream};
+
+use headers::Upward;
+use inspect::{Bots, Scene, Target};
+use record::Recorder;
+use respond::Asked;
 
 /// Everything that one config means, swapped as one.
 pub struct Snapshot {
@@ -53,6 +65,7 @@ pub struct Gateway {
     pub state: State,
     pub events: Events,
     pub clock: Clock,
+    pub bots: Bots,
 }
 
 /// What one worker owns.
@@ -77,13 +90,241 @@ pub struct Connection {
     pub verdict: Mutex<Option<(u64, CertVerdict)>>,
 }
 
+/// The request is not answered: its connection is closed (HTTP/1) or its stream reset (HTTP/2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a banned client is not answered")]
+pub struct Dropped;
+
 impl Worker {
-    /// One request, top to bottom. Never fails: every error is an answer.
+    /// One request: every refusal becomes its answer, and exactly one record is told, also when the client leaves.
+    /// Fails closed: the only way to no answer is a banned client where bans are dropped.
     pub async fn handle(
         self: Arc<Self>,
-        _connection: Arc<Connection>,
-        _request: Request<hyper::body::Incoming>,
-    ) -> Response<Body> {
-        todo!("gateway")
+        connection: Arc<Connection>,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, Dropped> {
+        let gateway = &self.gateway;
+        let now = gateway.clock.now();
+        let snapshot = gateway.snapshot.load_full();
+        let decision = DecisionId::fresh(now.wall);
+        let mut recorder = Recorder::begin(gateway, &snapshot, &connection, &request, decision, now);
+        let asked = Asked::of(&request);
+
+        let passage = Passage { worker: &self, snapshot: &snapshot, connection: &connection, now, recorder: &mut recorder };
+        let response = match passage.pass(request).await {
+            Ok(mut response) => {
+                headers::towards_client(response.headers_mut(), decision, &recorder.record.host);
+                response
+            }
+            Err(denial) => {
+                recorder.refused(&denial);
+                if denial.reason == Reason::Banned && snapshot.policy.bans.answer == BanAnswer::Drop {
+                    return Err(Dropped);
+                }
+                respond::denial(&denial, decision, &asked, &snapshot.policy.document)
+            }
+        };
+        recorder.record.status = response.status().as_u16();
+        Ok(response.map(|body| recorder.attach(body)))
     }
+}
+
+/// One request on its way through the checks.
+struct Passage<'a> {
+    worker: &'a Arc<Worker>,
+    snapshot: &'a Arc<Snapshot>,
+    connection: &'a Connection,
+    now: Now,
+    recorder: &'a mut Recorder,
+}
+
+impl Passage<'_> {
+    /// The story of one request, top to bottom: cheap checks first, then what costs, then the application.
+    async fn pass(mut self, request: Request<Incoming>) -> Result<Response<Body>, Denial> {
+        let (head, body) = request.into_parts();
+        let policy = &self.snapshot.policy;
+        let caller = self.caller(&head)?;
+        let address_ban = self.banned(&caller.client, &head)?;
+
+        let target = inspect::target(&head)?;
+        self.note_target(&target);
+        let site = policy.sites.resolve(self.connection.sni, &target.host)?;
+        let route = site.route(&target.path)?;
+        self.recorder.record.route = Some((route.id, Arc::clone(&route.label)));
+
+        let mut charges = Charges::default();
+        self.charge(route, LimitSubject { client: Some(caller.client.key), ..Default::default() }, &mut charges)?;
+        let facts = self.scene(&head, &caller, site, &target, address_ban).facts();
+        self.recorder.record.bot = Some(facts.bot.as_str());
+        let permit = policy.decide(route, &facts, self.now)?;
+        self.note_permit(&permit);
+        inspect::declared_body(&head.headers, route.body)?;
+
+        let terms = self.terms(route);
+        let (body, guess) = match login::recognise(route, &head, &target.path) {
+            None => {
+                self.charge(route, subject(&caller, route, &permit, None), &mut charges)?;
+                (self.recorder.count_in(forward::request_body(body, &terms)), None)
+            }
+            Some(rule) => {
+                let (body, attempt) = login::read(rule, &head, &target.path, body, &terms).await?;
+                self.charge(route, subject(&caller, route, &permit, Some(&attempt.account)), &mut charges)?;
+                let desk = self.login_desk(rule, &caller.client, &permit);
+                (body, Some(desk.reserve(attempt)?))
+            }
+        };
+
+        let sent = self.forward(route, &permit, head, body, &target, &caller, terms).await;
+        let sent = match guess {
+            None => sent,
+            Some(guess) => guess.settle(sent).await,
+        };
+        sent.map_err(respond::forward_error)
+    }
+
+    /// Who is at the other end, trusted hops walked.
+    fn caller(&mut self, head: &request::Parts) -> Result<Caller, Denial> {
+        let config = &self.snapshot.config;
+        if config.listen.trusted_proxies.is_empty() {
+            return Ok(Caller { client: self.connection.client, believed: Vec::new() });
+        }
+        let (ip, believed) = headers::client_ip(self.connection.client.ip, &head.headers, &config.listen.trusted_proxies)?;
+        self.recorder.record.client = ip;
+        Ok(Caller { client: ClientAddr::new(ip, config.ipv6_prefix), believed })
+    }
+
+    /// Fails closed: a banned address is heard further only where bans are explained and it brings something that could
+    /// prove who it is; the decision then judges that proof.
+    fn banned(&self, client: &ClientAddr, head: &request::Parts) -> Result<Option<BanFact>, Denial> {
+        let Some(ban) = self.worker.gateway.state.bans.of_client(client, self.now) else { return Ok(None) };
+        let heard = !ban.always
+            && self.snapshot.policy.bans.answer == BanAnswer::Explain
+            && inspect::may_prove(self.connection, &head.headers);
+        if heard { Ok(Some(ban)) } else { Err(ban.denial(self.now, "a banned address without proof")) }
+    }
+
+    /// Charges what the subject has; a refusal gives back everything that this request was charged.
+    fn charge(&self, route: &Route, subject: LimitSubject<'_>, charges: &mut Charges) -> Result<(), Denial> {
+        let gateway = &self.worker.gateway;
+        for shadowed in gateway.state.limits.charge(&route.limits, &subject, charges, self.now)? {
+            let Some(limit) = self.snapshot.policy.limits.get(shadowed.0) else { continue };
+            gateway.events.emit(Event::LimitShadowed {
+                limit: Arc::clone(&limit.name),
+                route: Arc::clone(&route.label),
+                client: self.recorder.record.client,
+            });
+        }
+        Ok(())
+    }
+
+    fn scene<'s>(
+        &'s self,
+        head: &'s request::Parts,
+        caller: &'s Caller,
+        site: &'s Site,
+        target: &'s Target,
+        address_ban: Option<BanFact>,
+    ) -> Scene<'s> {
+        Scene {
+            gateway: &self.worker.gateway,
+            snapshot: self.snapshot,
+            connection: self.connection,
+            client: &caller.client,
+            site,
+            target,
+            method: &head.method,
+            headers: &head.headers,
+            address_ban,
+            now: self.now,
+        }
+    }
+
+    fn login_desk<'s>(&'s self, rule: &'s Arc<LoginRule>, client: &'s ClientAddr, permit: &Permit) -> login::Desk<'s> {
+        let gateway = &self.worker.gateway;
+        login::Desk {
+            gateway,
+            rule,
+            client,
+            who: inspect::guesser(client, permit),
+            decision: self.recorder.record.decision,
+            now: self.now,
+        }
+    }
+
+    fn terms(&self, route: &Route) -> forward::Terms {
+        let deadlines = &self.snapshot.config.deadlines;
+        forward::Terms { body: route.body, body_stall: deadlines.body, idle: deadlines.idle }
+    }
+
+    /// Only a permit gets here; the request leaves in its canonical form.
+    #[allow(clippy::too_many_arguments)]
+    async fn forward(
+        &mut self,
+        route: &Route,
+        permit: &Permit,
+        mut head: request::Parts,
+        body: Body,
+        target: &Target,
+        caller: &Caller,
+        terms: forward::Terms,
+    ) -> Result<Response<Body>, ForwardError> {
+        let upstream =
+            self.snapshot.upstreams.get(route.upstream.0).ok_or_else(|| unsent("the route's upstream is not there"))?;
+        let upgrade = headers::upgrade(&head.headers, head.version).and_then(|_| head.extensions.remove::<OnUpgrade>());
+        headers::towards_upstream(
+            &mut head.headers,
+            &Upward {
+                connection: self.connection,
+                client: caller.client.ip,
+                believed: &caller.believed,
+                host: &target.authority,
+                decision: self.recorder.record.decision,
+                permit,
+                held_chain: permit.identity().is_some(),
+            },
+        );
+        let mut request = Request::new(body);
+        *request.method_mut() = head.method;
+        *request.uri_mut() =
+            target.path.as_path_and_query().try_into().map_err(|_| unsent("the canonical target is not a URI"))?;
+        *request.headers_mut() = head.headers;
+        let (response, server) = forward::send(self.worker, upstream, permit, request, upgrade, terms).await?;
+        self.recorder.record.upstream = Some(server);
+        Ok(response)
+    }
+
+    fn note_target(&mut self, target: &Target) {
+        self.recorder.record.host.clone_from(&target.host);
+        target.path.as_str().clone_into(&mut self.recorder.record.path);
+    }
+
+    fn note_permit(&mut self, permit: &Permit) {
+        self.recorder.record.identity = permit.identity().map(|identity| Arc::clone(&identity.key));
+        self.recorder.record.approval = permit.approval().map(|approval| Arc::clone(&approval.id));
+    }
+}
+
+/// The client, and the hops in front of it that were believed.
+struct Caller {
+    client: ClientAddr,
+    believed: Vec<IpAddr>,
+}
+
+fn subject<'a>(caller: &Caller, route: &'a Route, permit: &'a Permit, account: Option<&'a AccountKey>) -> LimitSubject<'a> {
+    let identity = permit.identity();
+    let approval = permit.approval();
+    LimitSubject {
+        client: Some(caller.client.key),
+        identity: identity.map(|identity| &*identity.key),
+        approval: approval.map(|approval| &*approval.id),
+        approval_rate: approval.and_then(|approval| approval.record.terms.rate),
+        account,
+        tenant: identity.and_then(|identity| identity.tenant.as_deref()),
+        route: Some(route.id),
+        route_label: Some(&route.label),
+    }
+}
+
+fn unsent(cause: &str) -> ForwardError {
+    ForwardError { kind: ForwardErrorKind::Unavailable, unsent: true, cause: cause.to_owned() }
 }

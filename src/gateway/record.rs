@@ -4,14 +4,22 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use http::Method;
+use http::header::{REFERER, USER_AGENT};
+use http::{Method, Request};
 use http_body::{Body as _, Frame, SizeHint};
 
 use crate::clock::{Clock, Now};
-use crate::events::{Event, Events, RequestRecord};
+use crate::events::{DecisionId, Event, Events, RequestRecord};
+use crate::policy::Denial;
 use crate::upstream::{Body, BodyError};
+
+use super::{Connection, Gateway, Snapshot};
+
+/// Longest text of a stranger's that a record keeps, in bytes.
+const MAX_TEXT: usize = 1024;
 
 /// Tells its record when dropped; the body of the answer holds it until the last byte.
 ///
@@ -33,7 +41,59 @@ pub trait Tell: Send + 'static {
     fn tell(&self, record: Box<RequestRecord>);
 }
 
+impl Recorder {
+    /// Starts the record of a request, before anything of it was judged: what is not canonical is logged as it came, capped.
+    pub fn begin<B>(
+        gateway: &Gateway,
+        snapshot: &Snapshot,
+        from: &Connection,
+        request: &Request<B>,
+        id: DecisionId,
+        now: Now,
+    ) -> Self {
+        let text = |name| {
+            let value = request.headers().get(name)?;
+            Some(String::from_utf8_lossy(value.as_bytes().get(..MAX_TEXT).unwrap_or(value.as_bytes())).into_owned())
+        };
+        let path = request.uri().path();
+        let record = RequestRecord {
+            decision: id,
+            at: now.wall,
+            generation: snapshot.generation,
+            client: from.client.ip,
+            peer: from.peer,
+            method: request.method().clone(),
+            host: String::new(),
+            path: path.get(..MAX_TEXT).unwrap_or(path).to_owned(),
+            version: request.version(),
+            route: None,
+            status: 0,
+            reason: None,
+            cause: None,
+            identity: None,
+            approval: None,
+            bot: None,
+            upstream: None,
+            tls: Some(from.tls),
+            bytes_in: 0,
+            bytes_out: 0,
+            took: Duration::ZERO,
+            cut: false,
+            user_agent: text(USER_AGENT),
+            referer: text(REFERER).map(|referer| referer.split(['?', '#']).next().unwrap_or_default().to_owned()),
+        };
+        Self::new(record, gateway.events.clone(), gateway.clock.clone(), now)
+    }
+}
+
 impl<T: Tell> Recorder<T> {
+    /// Notes why the request was refused; the cause stays private.
+    pub fn refused(&mut self, denial: &Denial) {
+        self.record.reason = Some(denial.reason);
+        self.record.cause = Some(denial.cause.clone().into_owned());
+        self.record.status = denial.reason.status().as_u16();
+    }
+
     /// `started` is the reading of `clock` at which the request began; `took` is measured from it.
     pub fn new(record: RequestRecord, events: T, clock: Clock, started: Now) -> Self {
         Self { record, events, clock, started, answered: false, inbound: None }

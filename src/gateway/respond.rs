@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Response, Version};
+use http::{Request, Response, Version};
 use http_body_util::{BodyExt, Full};
 use serde::Serialize;
 use sfv::{KeyRef, ListSerializer, StringRef};
@@ -30,15 +30,36 @@ const STYLE: &str = ":root{color-scheme:light dark}\
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'sha256-c1REfm/bP+eqCoreS+wvenwgPwdZ/WjlM9eQ7pksOsU='; \
     base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
+/// What the answer to a refused request depends on, kept while the request is on its way.
+#[derive(Clone, Debug, Default)]
+pub struct Asked {
+    /// The first line of `Accept`.
+    accept: Option<HeaderValue>,
+    version: Version,
+    unread_body: bool,
+}
+
+impl Asked {
+    /// Cheap: shares the header's bytes.
+    pub fn of<B: http_body::Body>(request: &Request<B>) -> Self {
+        Self {
+            accept: request.headers().get(header::ACCEPT).cloned(),
+            version: request.version(),
+            unread_body: !request.body().is_end_stream(),
+        }
+    }
+}
+
 /// RFC 9457 problem+json, or a small HTML page where `Accept` prefers HTML.
 ///
 /// Sets `Retry-After`, `RateLimit`, `RateLimit-Policy`, `Cache-Control: no-store`, `Doorward-Decision` and what keeps a
 /// browser from reading more into the page. Nothing that the stranger sent is ever echoed, and the private cause never leaves.
-/// Where the connection must not be used again (421, an unread body) the caller adds [`close`].
-pub fn denial(denial: &Denial, id: DecisionId, request_headers: &HeaderMap, policy: &PolicyDocument) -> Response<Body> {
+/// On HTTP/1 the connection is closed after a 421, so that the client does not try again here, and wherever a body is left
+/// unread, so that its bytes are never taken for the next request; HTTP/2 resets the one stream.
+pub fn denial(denial: &Denial, id: DecisionId, asked: &Asked, policy: &PolicyDocument) -> Response<Body> {
     let id = hex(id);
     let wait = retry_after(denial);
-    let html = prefers_html(request_headers);
+    let html = asked.accept.as_ref().is_some_and(prefers_html);
     let text = if html { page(denial, &id, wait, policy) } else { problem(denial, &id) };
 
     let mut response = Response::new(Full::new(Bytes::from(text)).map_err(|never| match never {}).boxed_unsync());
@@ -59,6 +80,9 @@ pub fn denial(denial: &Denial, id: DecisionId, request_headers: &HeaderMap, poli
     if let Some(limit) = &denial.limit {
         rate_limit(headers, limit);
     }
+    if asked.version < Version::HTTP_2 && (asked.unread_body || denial.reason == Reason::Misdirected) {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     response
 }
 
@@ -73,14 +97,6 @@ pub fn forward_error(error: ForwardError) -> Denial {
     };
     let denial = Denial::new(reason, error.cause);
     if reason == Reason::UpstreamUnavailable { denial.retry_after(UNAVAILABLE_RETRY) } else { denial }
-}
-
-/// `Connection: close` on HTTP/1: on a 421, so that the client does not try again here, and wherever a body was left unread,
-/// so that its bytes are never taken for the next request. HTTP/2 has no such header and resets the one stream.
-pub fn close(response: &mut Response<Body>, version: Version) {
-    if version < Version::HTTP_2 {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-    }
 }
 
 /// Whole seconds, rounded up, at least 1; always there on `rate-limited`.
@@ -194,11 +210,11 @@ fn escape(text: &str) -> String {
 }
 
 /// RFC 9110 section 12.5.1, for two candidates. JSON unless HTML is wanted more, or as much but by a more specific range.
-fn prefers_html(headers: &HeaderMap) -> bool {
+fn prefers_html(accept: &HeaderValue) -> bool {
     let mut html = Weight::default();
     let mut json = Weight::default();
-    let lines = headers.get_all(header::ACCEPT).iter().filter_map(|line| line.to_str().ok());
-    for range in lines.flat_map(|line| line.split(',')).take(MAX_RANGES) {
+    let line = accept.to_str().unwrap_or_default();
+    for range in line.split(',').take(MAX_RANGES) {
         let Some((media_range, quality)) = parse_range(range) else { continue };
         let is = |name: &str| media_range.eq_ignore_ascii_case(name);
         if is("text/html") {
@@ -272,13 +288,11 @@ mod tests {
         PolicyDocument { id: "p".into(), version: "1".into(), contact: Some("<security@example.com>".into()) }
     }
 
-    fn accept(value: &str) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        headers.insert(header::ACCEPT, HeaderValue::from_str(value).unwrap());
-        headers
+    fn accept(value: &str) -> Asked {
+        Asked { accept: Some(HeaderValue::from_str(value).unwrap()), ..Asked::default() }
     }
 
-    fn answer(denial: &Denial, headers: &HeaderMap) -> (Response<()>, String) {
+    fn answer(denial: &Denial, headers: &Asked) -> (Response<()>, String) {
         let (parts, body) = super::denial(denial, DecisionId(0xabc), headers, &policy()).into_parts();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let bytes = runtime.block_on(body.collect()).unwrap().to_bytes();
@@ -288,7 +302,7 @@ mod tests {
     #[test]
     fn every_reason_is_a_problem_with_its_urn_title_status_and_decision() {
         for reason in Reason::ALL {
-            let (response, body) = answer(&Denial::new(reason, "private cause"), &HeaderMap::new());
+            let (response, body) = answer(&Denial::new(reason, "private cause"), &Asked::default());
             let body: serde_json::Value = serde_json::from_str(&body).unwrap();
             assert_eq!(response.status(), reason.status());
             assert_eq!(body["type"], format!("urn:doorward:{}", reason.code()));
@@ -318,7 +332,7 @@ mod tests {
     #[test]
     fn too_large_names_its_limit() {
         for (reason, status, limit) in [(Reason::BodyTooLarge, 413, "body"), (Reason::HeadTooLarge, 431, "head")] {
-            let (response, body) = answer(&Denial::new(reason, ""), &HeaderMap::new());
+            let (response, body) = answer(&Denial::new(reason, ""), &Asked::default());
             assert_eq!(response.status(), status);
             assert_eq!(serde_json::from_str::<serde_json::Value>(&body).unwrap()["limit"], limit);
         }
@@ -329,16 +343,16 @@ mod tests {
         let limit = LimitState { name: "per-client".into(), quota: 40, window: 20, remaining: 0, reset: 5 };
         let mut denial = Denial::new(Reason::RateLimited, "").retry_after(Duration::from_millis(4_001));
         denial.limit = Some(limit);
-        let (response, _) = answer(&denial, &HeaderMap::new());
+        let (response, _) = answer(&denial, &Asked::default());
         assert_eq!(response.headers()["ratelimit-policy"], "\"per-client\";q=40;w=20");
         assert_eq!(response.headers()["ratelimit"], "\"per-client\";r=0;t=5");
         assert_eq!(response.headers()["retry-after"], "5");
 
-        let (response, _) = answer(&Denial::new(Reason::RateLimited, "").retry_after(Duration::ZERO), &HeaderMap::new());
+        let (response, _) = answer(&Denial::new(Reason::RateLimited, "").retry_after(Duration::ZERO), &Asked::default());
         assert_eq!(response.headers()["retry-after"], "1", "at least a second");
-        let (response, _) = answer(&Denial::new(Reason::RateLimited, ""), &HeaderMap::new());
+        let (response, _) = answer(&Denial::new(Reason::RateLimited, ""), &Asked::default());
         assert_eq!(response.headers()["retry-after"], "1", "always there");
-        let (response, _) = answer(&Denial::new(Reason::NotFound, ""), &HeaderMap::new());
+        let (response, _) = answer(&Denial::new(Reason::NotFound, ""), &Asked::default());
         assert!(!response.headers().contains_key("retry-after"));
     }
 
@@ -346,7 +360,7 @@ mod tests {
     fn a_limit_with_a_name_beyond_ascii_still_tells_its_state() {
         let mut denial = Denial::new(Reason::RateLimited, "");
         denial.limit = Some(LimitState { name: "für\"alle".into(), quota: 1, window: 1, remaining: 0, reset: 1 });
-        let (response, _) = answer(&denial, &HeaderMap::new());
+        let (response, _) = answer(&denial, &Asked::default());
         assert_eq!(response.headers()["ratelimit"], "\"f?r\\\"alle\";r=0;t=1");
     }
 
@@ -384,7 +398,7 @@ mod tests {
             ("image/png, text/plain", false),
             (";;;,,,q=1;=", false),
         ] {
-            assert_eq!(prefers_html(&accept(value)), html, "{value:?}");
+            assert_eq!(prefers_html(&HeaderValue::from_str(value).unwrap()), html, "{value:?}");
         }
     }
 
@@ -398,7 +412,7 @@ mod tests {
             (ForwardErrorKind::ClientBody, 400),
         ] {
             let denial = forward_error(ForwardError { kind, unsent: false, cause: "10.0.0.7 refused".into() });
-            let (response, body) = answer(&denial, &HeaderMap::new());
+            let (response, body) = answer(&denial, &Asked::default());
             assert_eq!(response.status(), status);
             assert!(!body.contains("10.0.0.7"));
             assert_eq!(response.headers().contains_key("retry-after"), kind == ForwardErrorKind::Unavailable);
@@ -406,18 +420,22 @@ mod tests {
     }
 
     #[test]
-    fn only_http1_is_told_to_close() {
+    fn trap_unread_body_and_misdirected_close_http1_only() {
+        let close = |reason, version, unread_body| {
+            let asked = Asked { version, unread_body, ..Asked::default() };
+            answer(&Denial::new(reason, ""), &asked).0.headers().contains_key("connection")
+        };
         for (version, told) in [(Version::HTTP_10, true), (Version::HTTP_11, true), (Version::HTTP_2, false)] {
-            let mut response = super::denial(&Denial::new(Reason::Misdirected, ""), DecisionId(1), &HeaderMap::new(), &policy());
-            close(&mut response, version);
-            assert_eq!(response.headers().contains_key("connection"), told);
+            assert_eq!(close(Reason::Misdirected, version, false), told);
+            assert_eq!(close(Reason::NotFound, version, true), told);
+            assert!(!close(Reason::NotFound, version, false));
         }
     }
 
     proptest! {
         #[test]
         fn any_accept_is_answered(value in "[ -~\t]{0,200}") {
-            prefers_html(&accept(&value));
+            prefers_html(&HeaderValue::from_str(&value).unwrap());
         }
     }
 }

@@ -10,7 +10,7 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::FromDer;
 
-use crate::config::{ClientCa, Diagnostic};
+use crate::config::{ClientCa, Diagnostic, Span};
 use crate::policy::identity::NameKind;
 use crate::policy::{AccountKind, Name};
 
@@ -43,6 +43,8 @@ pub(super) struct Root {
     pub not_before: Timestamp,
     pub not_after: Timestamp,
     subject_key: Option<Vec<u8>>,
+    /// Where the config names its file.
+    span: Span,
 }
 
 /// After a re-key two roots bear one name, and their CRLs one issuer; webpki picks a list by name alone. So each root sees
@@ -63,7 +65,9 @@ impl CaSet {
         let mut roots: Vec<Root> = Vec::new();
         for file in &spec.roots {
             let loaded = pem::certificates(&file.value).and_then(|ders| {
-                ders.iter().map(|der| Root::parse(der).map_err(|error| error.in_file(&file.value))).collect::<Result<Vec<_>, _>>()
+                ders.iter()
+                    .map(|der| Root::parse(der, &file.span).map_err(|error| error.in_file(&file.value)))
+                    .collect::<Result<Vec<_>, _>>()
             });
             match loaded {
                 Ok(loaded) => {
@@ -86,7 +90,7 @@ impl CaSet {
         }
         if roots.is_empty() && diagnostics.len() == before {
             let message = format!("client_ca.{} has no root, so it could vouch for nobody", spec.name);
-            diagnostics.push(Diagnostic::error(message, &crate::config::Span::default()));
+            diagnostics.push(Diagnostic::error(message, &Span::default()));
         }
         (diagnostics.len() == before).then(|| Self {
             name: spec.name.clone(),
@@ -118,21 +122,18 @@ impl CaSet {
 }
 
 /// Roots that stand in two sets, so that nobody could say who vouched: each is an error at its second place.
-pub(super) fn shared_roots(specs: &[ClientCa], sets: &[Option<CaSet>]) -> Vec<Diagnostic> {
+pub(super) fn shared_roots(sets: &[Option<CaSet>]) -> Vec<Diagnostic> {
     let mut seen: BTreeMap<(&[u8], &[u8]), &CaSet> = BTreeMap::new();
     let mut diagnostics = Vec::new();
-    for (spec, set) in specs.iter().zip(sets) {
-        let Some(set) = set else { continue };
+    for set in sets.iter().flatten() {
         for root in &set.roots {
             let key = (root.anchor.subject.as_ref(), root.anchor.subject_public_key_info.as_ref());
             match seen.get(&key) {
                 Some(other) if other.name != set.name => {
-                    // the span of the first file stands for the set where it has several
-                    let span = spec.roots.first().map(|file| file.span.clone()).unwrap_or_default();
                     diagnostics.push(
                         Diagnostic::error(
                             format!("a root of client_ca.{} also stands in client_ca.{}", set.name, other.name),
-                            &span,
+                            &root.span,
                         )
                         .help("a root belongs to one set: the set that vouches says whose customer it is"),
                     );
@@ -149,7 +150,7 @@ pub(super) fn shared_roots(specs: &[ClientCa], sets: &[Option<CaSet>]) -> Vec<Di
 
 impl Root {
     /// Fails closed: what is not a CA, or may not sign certificates, is no root.
-    fn parse(der: &CertificateDer<'_>) -> Result<Self, FileError> {
+    fn parse(der: &CertificateDer<'_>, span: &Span) -> Result<Self, FileError> {
         let unusable = |why: &str| FileError::bare(format!("holds a certificate that cannot be a root: {why}"));
         let anchor = webpki::anchor_from_trusted_cert(der).map_err(|error| unusable(&format!("{error:?}")))?.to_owned();
         let (_, fields) = X509Certificate::from_der(der).map_err(|_| unusable("it cannot be read"))?;
@@ -177,6 +178,7 @@ impl Root {
             not_before: timestamp(fields.validity().not_before.timestamp()),
             not_after: timestamp(fields.validity().not_after.timestamp()),
             subject_key,
+            span: span.clone(),
         })
     }
 

@@ -23,7 +23,7 @@ pub(super) struct UpstreamClient {
 pub(super) fn load(
     spec: &UpstreamSpec,
     provider: &Arc<CryptoProvider>,
-    previous: Option<&UpstreamClient>,
+    previous: &[Option<UpstreamClient>],
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Option<UpstreamClient> {
     if !spec.servers.iter().any(|server| server.value.scheme == ServerScheme::Https) {
@@ -31,6 +31,7 @@ pub(super) fn load(
     }
     let before = diagnostics.len();
     let mut fingerprint = Fingerprint::default();
+    fingerprint.part(spec.name.as_bytes());
     let mut roots = RootCertStore::empty();
     match &spec.ca {
         None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
@@ -61,7 +62,7 @@ pub(super) fn load(
     }
     let fingerprint = fingerprint.finish();
     // the same value for the same thing: connections and sessions of an unchanged upstream live on
-    if let Some(previous) = previous.filter(|previous| previous.fingerprint == fingerprint) {
+    if let Some(previous) = previous.iter().flatten().find(|previous| previous.fingerprint == fingerprint) {
         return Some(UpstreamClient { fingerprint, config: previous.config.clone(), expiry });
     }
     let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();

@@ -101,16 +101,10 @@ impl TlsState {
         let mut diagnostics = Vec::new();
         let certificates = ServerCertificates::load(&config.tls.certificates, &provider, &mut diagnostics);
         let sets: Vec<Option<CaSet>> = config.client_cas.iter().map(|spec| CaSet::load(spec, &mut diagnostics)).collect();
-        diagnostics.extend(authority::shared_roots(&config.client_cas, &sets));
-        let upstreams: Vec<_> = config
-            .upstreams
-            .iter()
-            .enumerate()
-            .map(|(index, spec)| {
-                let before = previous.and_then(|state| state.upstreams.get(index)).and_then(Option::as_ref);
-                client::load(spec, &provider, before, &mut diagnostics)
-            })
-            .collect();
+        diagnostics.extend(authority::shared_roots(&sets));
+        let before = previous.map_or(&[][..], |state| &state.upstreams);
+        let upstreams: Vec<_> =
+            config.upstreams.iter().map(|spec| client::load(spec, &provider, before, &mut diagnostics)).collect();
         if diagnostics.is_empty() {
             diagnostics.extend(uncovered_hosts(config, &certificates));
         }
@@ -249,7 +243,7 @@ impl Builder<'_> {
         let mut fingerprint = Fingerprint::default();
         fingerprint.part(format!("{:?}", self.config.tls.min_version).as_bytes());
         for host in hosts {
-            fingerprint.part(format!("{host:?}").as_bytes());
+            fingerprint.part(host.to_string().as_bytes());
             for key in self.certificates.behind(host) {
                 key.cert.iter().for_each(|certificate| fingerprint.part(certificate));
             }
@@ -280,11 +274,7 @@ fn uncovered_hosts(config: &Config, certificates: &ServerCertificates) -> Vec<Di
     let hosts = config.policy.sites.iter().flat_map(|site| &site.hosts).filter(|host| !certificates.cover(host));
     hosts
         .map(|host| {
-            let name = match host {
-                HostPattern::Exact(host) => host.clone(),
-                HostPattern::Wildcard(rest) => format!("*.{}", rest.trim_start_matches("*.")),
-            };
-            Diagnostic::error(format!("no certificate covers the host {name} of a site"), &span)
+            Diagnostic::error(format!("no certificate covers the host {host} of a site"), &span)
                 .help("the name must be among the DNS names (subjectAltName) of one [[tls.certificate]]")
         })
         .collect()

@@ -50,6 +50,9 @@ fn distinguished_name(mut der: &[u8]) -> String {
             };
             text.attribute(kind, tag, value);
         }
+        if !attributes.0.is_empty() {
+            text.hex("#", attributes.0);
+        }
     }
     if !der.is_empty() {
         text.hex("#", der);
@@ -220,6 +223,7 @@ mod tests {
     #[test]
     fn the_rest_of_a_damaged_name_is_hex() {
         assert_eq!(distinguished_name(&[0x31, 0x7f, 0x01]), "#317f01");
+        assert_eq!(distinguished_name(&tlv(SET, &[0x05, 0x00])), "#0500");
         assert_eq!(describe(&CertificateDer::from(&b"junk"[..])).0, UNREADABLE);
     }
 

@@ -272,9 +272,10 @@ mod tests {
         assert!(refusal(&good, Wanted::PrivateKey).contains("CERTIFICATE block"));
         assert!(refusal(&(good.clone() + "TUlJQ2FqQ0NB\n"), Wanted::Certificates).contains("after its last"));
         assert!(refusal(good.trim_end().trim_end_matches('-'), Wanted::Certificates).contains("misplaced"));
-        assert!(refusal(&good.replace("-----END", "----END"), Wanted::Certificates).contains("ends within"));
+        assert!(refusal(&good.replace("-----END", "----END"), Wanted::Certificates).contains("misplaced"));
         assert!(refusal(&format!(" {good}"), Wanted::Certificates).contains("misplaced"));
         assert!(refusal(&good.replace("Z29vZA", "Z29*ZA"), Wanted::Certificates).contains("damaged"));
+        assert!(refusal(&good.lines().take(2).collect::<Vec<_>>().join("\n"), Wanted::Certificates).contains("ends within"));
         let cut = good.split_inclusive('\n').take(2).collect::<String>() + &good;
         assert!(refusal(&cut, Wanted::Certificates).contains("misplaced"));
     }

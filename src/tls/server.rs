@@ -65,7 +65,7 @@ impl ServerCertificates {
     pub(super) fn cover(&self, host: &HostPattern) -> bool {
         match host {
             HostPattern::Exact(host) => is_address(host) || !self.by_name(host).is_empty(),
-            HostPattern::Wildcard(host) => self.wildcard.contains_key(rest_of(host)),
+            HostPattern::Wildcard(host) => self.wildcard.contains_key(host),
         }
     }
 
@@ -73,8 +73,7 @@ impl ServerCertificates {
     pub(super) fn behind(&self, host: &HostPattern) -> Vec<&Arc<CertifiedKey>> {
         match host {
             HostPattern::Exact(host) => self.by_name(host).iter().collect(),
-            HostPattern::Wildcard(host) => {
-                let rest = rest_of(host);
+            HostPattern::Wildcard(rest) => {
                 let exact = self.exact.iter().filter(|(name, _)| name.split_once('.').is_some_and(|(_, parent)| parent == rest));
                 exact.map(|(_, keys)| keys).chain(self.wildcard.get(rest)).flatten().collect()
             }
@@ -97,7 +96,7 @@ impl ResolvesServerCert for ServerCertificates {
     /// The first certificate of the name that the client can verify, so that an RSA and an ECDSA one may stand side by side.
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let Some(name) = hello.server_name() else { return self.first.clone() };
-        let keys = self.by_name(&name.to_ascii_lowercase()).to_vec();
+        let keys = self.by_name(&name.to_ascii_lowercase());
         let usable = keys.iter().find(|key| key.key.choose_scheme(hello.signature_schemes()).is_some());
         usable.or(keys.first()).cloned()
     }
@@ -206,8 +205,4 @@ fn dns_names(key: &CertifiedKey) -> Vec<String> {
 
 fn is_address(host: &str) -> bool {
     host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>().is_ok()
-}
-
-fn rest_of(wildcard: &str) -> &str {
-    wildcard.strip_prefix("*.").unwrap_or(wildcard)
 }

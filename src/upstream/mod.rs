@@ -43,8 +43,7 @@ pub enum BodyError {
 
 /// All upstreams over all generations: servers that a reload leaves unchanged keep their health and connections.
 pub struct Upstreams {
-    /// `None` only in unit tests that tell nobody.
-    events: Option<Events>,
+    events: Events,
     registry: Mutex<Registry>,
     /// Told by `commit`, heard by `run_health`.
     changed: tokio::sync::Notify,
@@ -119,10 +118,6 @@ struct Watched {
 
 impl Upstreams {
     pub fn new(events: Events) -> Self {
-        Self::telling(Some(events))
-    }
-
-    fn telling(events: Option<Events>) -> Self {
         Self { events, registry: Mutex::default(), changed: tokio::sync::Notify::new(), next_id: AtomicU64::new(0) }
     }
 

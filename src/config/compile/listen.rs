@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use crate::config::diagnostic::{Located, Span};
 use crate::config::file::{BansTable, CertificateTable, ListenTable, TlsTable};
 use crate::config::{CertificateFiles, Listen, Tls};
+use crate::net::display_net;
 
 use super::Compiler;
 
@@ -16,10 +17,8 @@ const LONGEST_SOCKET_PATH: usize = 107;
 
 impl Compiler<'_> {
     pub(super) fn listen(&mut self, table: &ListenTable, bans: &BansTable, state_dir: &Path) -> Listen {
-        if table.https.value.is_empty() {
-            let message = "`listen.https` is empty: nothing would be served, for the plain listener never forwards";
-            self.error(message, &table.https.span, "such as [\"[::]:8443\"]");
-        }
+        let consequence = "nothing would be served, for the plain listener never forwards";
+        self.not_empty("listen.https", &table.https, consequence, "such as [\"[::]:8443\"]");
         let http = table.http.clone().unwrap_or_default();
         self.same_address_twice(table.https.value.iter().chain(&http).chain(&table.metrics));
         let trusted_proxies = &table.trusted_proxies;
@@ -37,7 +36,11 @@ impl Compiler<'_> {
         for (name, nets) in [("trusted_proxies", trusted_proxies), ("proxy_protocol", &proxy_protocol)] {
             for net in nets {
                 if let Some(banned) = bans.always.iter().find(|banned| overlap(&banned.value, &net.value)) {
-                    let message = format!("`listen.{name}`: {} lies under the ban of {} for good", net.value, banned.value);
+                    let message = format!(
+                        "`listen.{name}`: {} lies under the ban of {} for good",
+                        show_net(&net.value),
+                        show_net(&banned.value)
+                    );
                     self.error(message, &net.span, "proxies are never banned themselves: take the net out of `bans.always`");
                 }
             }
@@ -55,7 +58,7 @@ impl Compiler<'_> {
 
     pub(super) fn tls(&mut self, table: &TlsTable) -> Option<Tls> {
         if table.certificate.is_empty() {
-            self.missing("there is no certificate", "add [[tls.certificate]] with `chain` and `key`");
+            self.missing("tls.certificate", "there is no certificate", "add [[tls.certificate]] with `chain` and `key`");
         }
         let certificates: Vec<CertificateFiles> =
             table.certificate.iter().filter_map(|slot| certificate_files(slot.value.as_ref()?)).collect();
@@ -107,6 +110,10 @@ fn collide(a: SocketAddr, b: SocketAddr) -> bool {
 
 fn is_any(ip: IpAddr) -> bool {
     ip.to_canonical().is_unspecified()
+}
+
+pub(super) fn show_net(net: &IpNet) -> String {
+    std::fmt::from_fn(|f| display_net(net, f)).to_string()
 }
 
 /// Nets nest or are disjoint.

@@ -121,25 +121,25 @@ impl Compiler<'_> {
     }
 
     fn outcomes(&mut self, label: &str, key: &str, tables: &Tables<OutcomeTable>) -> Vec<OutcomeRule> {
-        let readable = tables.iter().filter_map(|slot| Some((&slot.span, slot.value.as_ref()?)));
-        readable.map(|(span, table)| self.outcome(&format!("`login.{label}.{key}`"), span, table)).collect()
+        let readable = tables.iter().enumerate().filter_map(|(at, slot)| Some((at, &slot.span, slot.value.as_ref()?)));
+        readable.map(|(at, span, table)| self.outcome(&format!("login.{label}.{key}[{at}]"), span, table)).collect()
     }
 
-    fn outcome(&mut self, what: &str, span: &Span, table: &OutcomeTable) -> OutcomeRule {
-        let status = table.status.as_ref().map_or(&[][..], |status| &status.0);
-        if status.is_empty() && table.redirect.is_none() && table.header.is_none() {
-            self.error(format!("{what}: this would match every answer"), span, "give it `status`, `redirect` or `header`");
+    fn outcome(&mut self, key: &str, span: &Span, table: &OutcomeTable) -> OutcomeRule {
+        let status = table.status.as_ref().map_or(&[][..], |status| &status.value);
+        if status.is_empty() && table.redirect.is_none() && table.header.is_none() && !self.broken.within(key) {
+            self.error(format!("`{key}`: this would match every answer"), span, "give it `status`, `redirect` or `header`");
         }
         for code in status.iter().filter(|code| code.value.is_server_error()) {
             let message =
-                format!("{what}: {} never matches, for a 5xx is the application's fault and no outcome", code.value.as_u16());
+                format!("`{key}`: {} never matches, for a 5xx is the application's fault and no outcome", code.value.as_u16());
             self.error(message, &code.span, "leave it out");
         }
         if let Some(redirect) = &table.redirect
             && !status.is_empty()
             && !status.iter().any(|code| code.value.is_redirection())
         {
-            let message = format!("{what}: no answer is both one of these statuses and a redirect");
+            let message = format!("`{key}`: no answer is both one of these statuses and a redirect");
             self.error(message, &redirect.span, "leave `status` out, or give the redirect's");
         }
         OutcomeRule {
@@ -151,5 +151,6 @@ impl Compiler<'_> {
 }
 
 fn same(a: &OutcomeRule, b: &OutcomeRule) -> bool {
-    a.status == b.status && a.redirect == b.redirect && a.header == b.header
+    let says_something = !a.status.is_empty() || a.redirect.is_some() || a.header.is_some();
+    says_something && a.status == b.status && a.redirect == b.redirect && a.header == b.header
 }

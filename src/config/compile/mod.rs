@@ -15,7 +15,7 @@ use crate::policy::{Policy, PolicyDocument};
 
 use super::diagnostic::{Diagnostic, Located, Span};
 use super::file::File;
-use super::read::Shown;
+use super::read::{Broken, Named, Reader, Shown, show_default};
 use super::{Caps, Config, Deadlines, Source, suggest};
 
 /// One compilation: gathers what is wrong, and the defaults that only other keys give.
@@ -23,6 +23,7 @@ pub struct Compiler<'s> {
     source: &'s Source,
     found: Vec<Diagnostic>,
     shown: Vec<Shown>,
+    broken: Broken,
 }
 
 /// What became of a file.
@@ -33,9 +34,10 @@ pub struct Compiled {
     pub shown: Vec<Shown>,
 }
 
-/// Fails closed: any error, also one found while reading (`found`), leaves no config.
-pub fn compile(source: &Arc<Source>, file: File, found: Vec<Diagnostic>, shown: Vec<Shown>) -> Compiled {
-    let mut compiler = Compiler { source, found, shown };
+/// Fails closed: any error, also one that the reader found, leaves no config.
+pub fn compile(source: &Arc<Source>, file: File, reader: Reader) -> Compiled {
+    let Reader { found, shown, broken, .. } = reader;
+    let mut compiler = Compiler { source, found, shown, broken };
     let config = compiler.config(source, file);
     let Compiler { mut found, shown, .. } = compiler;
     found.sort_by_key(|finding| finding.span.0.start);
@@ -90,12 +92,14 @@ impl Compiler<'_> {
 
     fn caps(&mut self, file: &File) -> Caps {
         let caps = &file.caps;
-        if caps.connections_per_client.value.0 > caps.connections.0 {
+        if caps.connections_per_client.value.0 > caps.connections.value.0 {
             let message = "`caps.connections_per_client` is above `caps.connections`: one client could hold every connection";
-            self.warn(message, &caps.connections_per_client.span, "give one client a small share of them");
+            let own = &caps.connections_per_client.span;
+            let span = if own.is_default() { &caps.connections.span } else { own };
+            self.warn(message, span, "give one client a small share of them");
         }
         Caps {
-            connections: caps.connections.usize(),
+            connections: caps.connections.value.usize(),
             connections_per_client: caps.connections_per_client.value.usize(),
             handshakes_per_client: caps.handshakes_per_client,
             streams: caps.streams.u32(),
@@ -130,20 +134,30 @@ impl Compiler<'_> {
     }
 
     fn show_default(&mut self, table: &str, key: &str, value: serde_json::Value) {
-        super::read::show_default(&mut self.shown, table, key, value);
+        show_default(&mut self.shown, table, key, value);
     }
 
     /// What the file lacks altogether; it is missed where the file ends.
-    fn missing(&mut self, message: &str, help: &str) {
+    fn missing(&mut self, key: &str, message: &str, help: &str) {
+        if self.broken.around(key) {
+            return;
+        }
         let end = self.source.text.trim_end().len();
         let start = self.source.text[..end].char_indices().next_back().map_or(0, |(at, _)| at);
         self.error(message, &Span(start..end), help);
     }
 
+    /// A list that the file leaves empty where that would mean nothing, or the opposite of what it seems.
+    fn not_empty<T>(&mut self, key: &str, list: &Located<Vec<T>>, consequence: &str, help: &str) {
+        if list.value.is_empty() && !self.broken.within(key) {
+            self.error(format!("`{key}` is empty: {consequence}"), &list.span, help);
+        }
+    }
+
     /// The index of what a key names, or an error that says what there is.
-    fn resolve<T>(&mut self, what: &str, table: &str, name: &Located<String>, named: &super::read::Named<T>) -> Option<usize> {
+    fn resolve<T>(&mut self, what: &str, table: &str, name: &Located<String>, named: &Named<T>) -> Option<usize> {
         let found = named.position(&name.value);
-        if found.is_none() {
+        if found.is_none() && !(named.0.is_empty() && self.broken.within(table)) {
             let help = match suggest::closest(&name.value, named.names()) {
                 Some(closest) => format!("did you mean `{closest}`?"),
                 None if named.0.is_empty() => format!("write a table `[{table}.{}]`", name.value),
@@ -171,3 +185,6 @@ impl Compiler<'_> {
 fn one_a_core() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
+
+#[cfg(test)]
+mod tests;

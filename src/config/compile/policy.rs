@@ -13,7 +13,7 @@ use crate::policy::ban::BanRules;
 use crate::policy::limit::{LimitKey, LimitSpec};
 
 use super::Compiler;
-use super::listen::overlap;
+use super::listen::{overlap, show_net};
 
 /// DER of a SubjectPublicKeyInfo for Ed25519, up to the 32 bytes of the key (RFC 8410 section 4).
 const ED25519_SPKI: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
@@ -31,7 +31,11 @@ impl Compiler<'_> {
                 self.error(format!("`bans.always`: {} refuses everybody", net.value), &net.span, "name the nets to refuse");
             }
             if let Some(spared) = table.never.iter().find(|spared| overlap(&spared.value, &net.value)) {
-                let message = format!("`bans.always`: {} overlaps {}, which may never be banned", net.value, spared.value);
+                let message = format!(
+                    "`bans.always`: {} overlaps {}, which may never be banned",
+                    show_net(&net.value),
+                    show_net(&spared.value)
+                );
                 self.error(message, &net.span, "an address is on one of the two lists at most");
             }
         }
@@ -56,12 +60,11 @@ impl Compiler<'_> {
         let key: Vec<LimitKey> = match &table.key {
             None => Vec::new(),
             Some(key) => {
-                if key.value.0.is_empty() {
-                    let message = format!("`limit.{name}.key` is empty: it would be one budget for everybody");
-                    self.error(message, &key.span, "such as \"client\" or [\"identity\", \"route\"]");
-                }
-                self.no_twins(&key.value.0, |key| format!("the key `{}`", key_name(*key)));
-                key.value.0.iter().map(|key| key.value).collect()
+                let consequence = "it would be one budget for everybody";
+                let help = "such as \"client\" or [\"identity\", \"route\"]";
+                self.not_empty(&format!("limit.{name}.key"), key, consequence, help);
+                self.no_twins(&key.value, |key| format!("the key `{}`", key_name(*key)));
+                key.value.iter().map(|key| key.value).collect()
             }
         };
         let mut quota = table.rate.as_ref()?.value;
@@ -78,10 +81,8 @@ impl Compiler<'_> {
 
     pub(super) fn approvals(&mut self, table: &ApprovalsTable) -> Option<ApprovalRules> {
         let require = &table.require.bot;
-        if require.value.is_empty() {
-            let message = "`approvals.require.bot` is empty: approvals would hold without anybody's signature";
-            self.error(message, &require.span, "such as [\"provider\"]");
-        }
+        let consequence = "approvals would hold without anybody's signature";
+        self.not_empty("approvals.require.bot", require, consequence, "such as [\"provider\"]");
         self.no_twins(&require.value, |party| format!("the party `{}`", party_name(*party)));
         let signers: Vec<_> = table.signer.0.iter().map(|entry| self.signer(&entry.name.value, entry.table.as_ref()?)).collect();
         for (at, entry) in table.signer.0.iter().enumerate() {

@@ -44,7 +44,7 @@ struct SiteRules<'f> {
 impl Compiler<'_> {
     pub(super) fn sites(&mut self, file: &File, logins: &[Option<Arc<LoginRule>>]) -> Option<Vec<Site>> {
         if file.site.is_empty() {
-            self.missing("there is no site", "add [[site]] with `hosts`, and [[site.route]] below it");
+            self.missing("site", "there is no site", "add [[site]] with `hosts`, and [[site.route]] below it");
         }
         let mut around = Surroundings {
             file,
@@ -71,8 +71,9 @@ impl Compiler<'_> {
         let key = format!("site[{}]", id.0);
         let hosts = table.hosts.as_ref().map(|hosts| self.hosts(&key, hosts, around));
         let client_ca = table.client_ca.as_ref().map(|sets| self.client_ca_sets(&key, sets, around));
-        let asks = client_ca.is_some();
-        let indices = client_ca.unwrap_or_else(|| Some(Vec::new()));
+        let unreadable = self.broken.within(&format!("{key}.client_ca"));
+        let asks = client_ca.is_some() || unreadable;
+        let indices = client_ca.unwrap_or_else(|| Some(Vec::new())).filter(|_| !unreadable);
         let client_cert = match (asks, &table.client_cert) {
             (true, demand) => demand.value,
             (false, demand) if demand.span.is_default() => CertDemand::None,
@@ -87,12 +88,14 @@ impl Compiler<'_> {
             }
         };
         let file = around.file;
+        let sets_read = !self.broken.within("client_ca");
         let vouching = indices
             .as_ref()
+            .filter(|_| sets_read)
             .and_then(|indices| indices.iter().map(|at| file.client_ca.0.get(*at)?.table.as_ref()).collect::<Option<Vec<_>>>());
         let host = hosts.as_ref().and_then(|hosts| hosts.first()).map(ToString::to_string);
         let rules = SiteRules { id, key, host, asks, vouching, client_cert };
-        if table.route.is_empty() {
+        if table.route.is_empty() && !self.broken.within(&format!("{}.route", rules.key)) {
             let message = format!("`{}` has no route: it could only answer 404", rules.key);
             self.error(message, span, "add [[site.route]] with `path` and `upstream`");
         }
@@ -101,13 +104,7 @@ impl Compiler<'_> {
     }
 
     fn hosts(&mut self, key: &str, hosts: &Located<Vec<Located<String>>>, around: &mut Surroundings<'_>) -> Vec<HostPattern> {
-        if hosts.value.is_empty() {
-            self.error(
-                format!("`{key}.hosts` is empty: nobody could reach the site"),
-                &hosts.span,
-                "such as [\"portal.example.com\"]",
-            );
-        }
+        self.not_empty(&format!("{key}.hosts"), hosts, "nobody could reach the site", "such as [\"portal.example.com\"]");
         let mut patterns = Vec::new();
         for host in &hosts.value {
             match HostPattern::parse(&host.value) {
@@ -131,16 +128,14 @@ impl Compiler<'_> {
     fn client_ca_sets(
         &mut self,
         key: &str,
-        sets: &Located<crate::config::values::OneOrMany<String>>,
+        sets: &Located<Vec<Located<String>>>,
         around: &mut Surroundings<'_>,
     ) -> Option<Vec<usize>> {
-        if sets.value.0.is_empty() {
-            let help = "name the sets that may vouch, or leave it out to ask for no certificate";
-            self.error(format!("`{key}.client_ca` is empty: nobody could vouch for a client"), &sets.span, help);
-        }
-        self.no_twins(&sets.value.0, |set| format!("the set `{set}`"));
+        let help = "name the sets that may vouch, or leave it out to ask for no certificate";
+        self.not_empty(&format!("{key}.client_ca"), sets, "nobody could vouch for a client", help);
+        self.no_twins(&sets.value, |set| format!("the set `{set}`"));
         let found: Vec<_> =
-            sets.value.0.iter().map(|set| self.resolve("CA set", "client_ca", set, &around.file.client_ca)).collect();
+            sets.value.iter().map(|set| self.resolve("CA set", "client_ca", set, &around.file.client_ca)).collect();
         around.used_cas.extend(found.iter().flatten());
         found.into_iter().collect()
     }
@@ -159,11 +154,12 @@ impl Compiler<'_> {
                 let covered = if exact { reading } else { reading.trim_end_matches('/') };
                 if let Some(other) = taken.insert((covered.to_owned(), exact), at) {
                     let message = format!("this route is never reached: `{}.route[{other}]` has the same path", rules.key);
-                    self.error(
-                        message,
-                        &path.span,
-                        "a path with and without its last slash is one prefix; put the two routes together",
-                    );
+                    let help = if exact {
+                        "put the two routes together"
+                    } else {
+                        "\"/api\" and \"/api/\" are one prefix: put the two routes together"
+                    };
+                    self.error(message, &path.span, help);
                 }
             }
             routes.push(route.and_then(|route| self.route(at, route, rules, around)));
@@ -248,10 +244,9 @@ impl Compiler<'_> {
     /// Fails closed: an entry that could never match refuses the config, for a slip there would lock out or be "repaired" by
     /// taking the list away.
     fn allow(&mut self, key: &str, allow: &Located<Vec<Located<String>>>, rules: &SiteRules<'_>) -> Option<Vec<Allow>> {
-        if allow.value.is_empty() {
-            let message = format!("`{key}.allow` is empty: nobody could pass");
-            self.error(message, &allow.span, "name who may pass, or leave it out for everyone whom the other checks let through");
-        } else if !rules.asks {
+        let help = "name who may pass, or leave it out for everyone whom the other checks let through";
+        self.not_empty(&format!("{key}.allow"), allow, "nobody could pass", help);
+        if !rules.asks && !allow.value.is_empty() {
             let message = format!("`{key}.allow`: the site has no `client_ca`, so nobody can prove to be on the list");
             self.error(message, &allow.span, "name the sets that may vouch in the site, or leave it out");
             return None;
@@ -329,7 +324,7 @@ impl Compiler<'_> {
         around.used_limits.extend(found.iter().flatten());
         let keys = |at: usize| {
             let limit = around.file.limit.0.get(at).and_then(|entry| entry.table.as_ref());
-            limit.and_then(|limit| limit.key.as_ref()).map_or(&[][..], |key| &key.value.0)
+            limit.and_then(|limit| limit.key.as_ref()).map_or(&[][..], |key| &key.value)
         };
         for (name, at) in table.limits.iter().zip(&found) {
             for key in at.map_or(&[][..], keys) {

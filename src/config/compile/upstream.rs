@@ -12,7 +12,7 @@ impl Compiler<'_> {
     /// In the file's order: an upstream's id is its place.
     pub(super) fn upstreams(&mut self, named: &Named<UpstreamTable>) -> Option<Vec<UpstreamSpec>> {
         if named.0.is_empty() {
-            self.missing("there is no upstream", "add [upstream.NAME] with servers = [\"http://127.0.0.1:9000\"]");
+            self.missing("upstream", "there is no upstream", "add [upstream.NAME] with servers = [\"http://127.0.0.1:9000\"]");
         }
         let upstreams: Vec<_> = named.0.iter().map(|entry| self.upstream(&entry.name.value, entry.table.as_ref()?)).collect();
         upstreams.into_iter().collect()
@@ -21,10 +21,8 @@ impl Compiler<'_> {
     fn upstream(&mut self, name: &str, table: &UpstreamTable) -> Option<UpstreamSpec> {
         let health = table.health.as_ref().and_then(|health| self.health(name, health));
         let servers = table.servers.as_ref()?;
-        if servers.value.is_empty() {
-            let message = format!("`upstream.{name}.servers` is empty: nothing could answer");
-            self.error(message, &servers.span, "such as [\"http://127.0.0.1:9000\"]");
-        }
+        let help = "such as [\"http://127.0.0.1:9000\"]";
+        self.not_empty(&format!("upstream.{name}.servers"), servers, "nothing could answer", help);
         self.no_twins(&servers.value, |server| format!("the server {}:{}", server.host, server.port));
         let plain = servers.value.iter().find(|server| server.value.scheme != ServerScheme::Https);
         let tls_keys = [
@@ -80,10 +78,8 @@ impl Compiler<'_> {
         let crls = table.crls.clone().unwrap_or_default();
         self.no_twins(&crls, |crl| format!("the CRL {}", crl.display()));
         let roots = table.roots.as_ref()?;
-        if roots.value.is_empty() {
-            let message = format!("`client_ca.{name}.roots` is empty: a set without a CA vouches for nobody");
-            self.error(message, &roots.span, "name the PEM files of its CAs, or take the set out");
-        }
+        let help = "name the PEM files of its CAs, or take the set out";
+        self.not_empty(&format!("client_ca.{name}.roots"), roots, "a set without a CA vouches for nobody", help);
         self.no_twins(&roots.value, |root| format!("the CA {}", root.display()));
         Some(ClientCa {
             name: name.into(),

@@ -10,18 +10,18 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use jiff::Timestamp;
 
 use crate::clock::Now;
-use crate::net::ClientAddr;
+use crate::net::{ClientAddr, fold_mapped};
 use crate::policy::Name;
 use crate::policy::ban::{Ban, BanKey, BanRules};
 use crate::policy::decide::BanFact;
 use crate::policy::login::AccountKey;
 
-use self::books::{Books, Live};
-use self::nets::{NetIndex, SharedLengths, truncated, wider};
+use self::books::{Books, Live, kept};
+use self::nets::{SharedLengths, is_narrow, truncated, wider};
 use super::lock;
 use super::store::{Change, Durable, Store, StoreError, Table};
 
@@ -47,10 +47,11 @@ const BY_CONFIG: &str = "config";
 
 pub struct BanTable {
     store: Arc<dyn Store>,
-    rules: ArcSwap<Rules>,
+    rules: ArcSwap<BanRules>,
     /// Whether any net is banned at all: most gateways answer every lookup from this alone.
     any_net: AtomicBool,
-    nets: DashMap<IpNet, Live>,
+    clients: DashMap<IpNet, Live>,
+    wide: DashMap<IpNet, Live>,
     lengths: SharedLengths,
     identities: DashMap<Name, Live>,
     accounts: DashMap<Name, Live>,
@@ -60,11 +61,6 @@ pub struct BanTable {
     loaded: Timestamp,
     overflow: AtomicU64,
     most_guess_bans: usize,
-}
-
-struct Rules {
-    bans: BanRules,
-    always: NetIndex,
 }
 
 impl BanTable {
@@ -78,9 +74,10 @@ impl BanTable {
             books.history.restore(BanKey::parse(text, 128).map_err(bad)?, times);
         }
         let table = Self {
-            rules: ArcSwap::from_pointee(Rules::new(rules)),
+            rules: ArcSwap::from_pointee(rules.clone()),
             any_net: AtomicBool::new(false),
-            nets: DashMap::with_shard_amount(SHARDS),
+            clients: DashMap::with_shard_amount(SHARDS),
+            wide: DashMap::new(),
             lengths: SharedLengths::default(),
             identities: DashMap::new(),
             accounts: DashMap::new(),
@@ -103,7 +100,7 @@ impl BanTable {
     /// Takes over new rules: `always` is rebuilt, bans of nets now under `never` stop holding, nothing else is lost.
     pub fn reconcile(&self, rules: &BanRules) {
         let books = lock(&self.books);
-        self.rules.store(Arc::new(Rules::new(rules)));
+        self.rules.store(Arc::new(rules.clone()));
         self.note_whether_any(&books);
     }
 
@@ -117,7 +114,7 @@ impl BanTable {
         let rules = self.rules.load();
         let always = rules.always.contains(client.ip);
         let until = if always { Timestamp::MAX } else { self.longest_over(client.ip, now)? };
-        (!rules.bans.exempt(client.ip)).then_some(BanFact { until, always })
+        (!rules.exempt(client.ip)).then_some(BanFact { until, always })
     }
 
     /// The live ban of a proven caller, by its `set:name`. Fails closed.
@@ -139,16 +136,16 @@ impl BanTable {
     pub fn punish(&self, key: BanKey, failures: u32, now: Now) -> Option<(Ban, Durable)> {
         let key = canonical(key);
         let rules = self.rules.load_full();
-        if rules.spared(&key).is_some() {
+        if spared(&rules, &key).is_some() {
             return None;
         }
         let mut books = lock(&self.books);
-        let count = books.history.count(&key, now.wall, rules.bans.forget).saturating_add(1);
-        let until = later(now.wall, rules.bans.length(count));
+        let count = books.history.count(&key, now.wall, rules.forget).saturating_add(1);
+        let until = later(now.wall, rules.length(count));
         if let Some(standing) =
-            self.get(&key).filter(|standing| standing.holds(now) && (standing.is_guess() || standing.until >= until))
+            self.get(&key).filter(|standing| standing.holds(now) && (standing.is_guess() || standing.until() >= until))
         {
-            return Some((standing.into_ban(key), self.store.write(Vec::new())));
+            return Some((standing.to_ban(key), self.store.write(Vec::new())));
         }
         let mut batch = Vec::with_capacity(3);
         let ban = match &key {
@@ -156,9 +153,9 @@ impl BanTable {
                 self.overflow.fetch_add(1, Ordering::Relaxed);
                 self.fold(&mut books, *net, until, failures, &rules, now, &mut batch)?
             }
-            _ => Live { since: now.wall, until, count, failures, note: None }.into_ban(key.clone()),
+            _ => Live::by_guesses(now.wall, until, count, failures).to_ban(key.clone()),
         };
-        self.remember(&mut books, &key, &rules.bans, now, &mut batch);
+        self.remember(&mut books, &key, &rules, now, &mut batch);
         Some(self.put(&mut books, ban, batch))
     }
 
@@ -174,7 +171,7 @@ impl BanTable {
     ) -> Result<(Ban, Durable), String> {
         let key = canonical(key);
         let rules = self.rules.load_full();
-        if let Some(never) = rules.spared(&key) {
+        if let Some(never) = spared(&rules, &key) {
             return Err(format!(
                 "{key} may not be banned: it overlaps {never}, which `bans.never` or `trusted_proxies` protects"
             ));
@@ -184,12 +181,13 @@ impl BanTable {
         }
         let until = length.map_or(Timestamp::MAX, |length| later(now.wall, length));
         let mut books = lock(&self.books);
-        if let Some(standing) = self.get(&key).filter(|standing| standing.holds(now) && standing.until >= until) {
-            let end = if standing.until == Timestamp::MAX { "for good".into() } else { format!("until {:.0}", standing.until) };
+        if let Some(standing) = self.get(&key).filter(|standing| standing.holds(now) && standing.until() >= until) {
+            let end =
+                if standing.until() == Timestamp::MAX { "for good".into() } else { format!("until {:.0}", standing.until()) };
             return Err(format!("{key} is banned {end} already; lift that ban first"));
         }
         let mut batch = Vec::with_capacity(2);
-        let count = self.remember(&mut books, &key, &rules.bans, now, &mut batch);
+        let count = self.remember(&mut books, &key, &rules, now, &mut batch);
         let ban = Ban { key, reason, count, failures: 0, since: now.wall, until, by };
         Ok(self.put(&mut books, ban, batch))
     }
@@ -202,18 +200,18 @@ impl BanTable {
         self.remove(&mut books, &key);
         self.note_whether_any(&books);
         let durable = self.store.write(vec![Change::Delete { table: Table::Bans, key: row(&key) }]);
-        Some((lifted.into_ban(key), durable))
+        Some((lifted.to_ban(key), durable))
     }
 
     /// Live bans, longest-lived last. `config` bans (`always`) included, those under `never` not.
     pub fn list(&self, now: Now) -> Vec<Ban> {
         let rules = self.rules.load_full();
-        let nets = self.nets.iter().map(|entry| entry.value().to_ban(BanKey::Net(*entry.key())));
+        let nets = self.clients.iter().chain(self.wide.iter()).map(|entry| entry.value().to_ban(BanKey::Net(*entry.key())));
         let identities = self.identities.iter().map(|entry| entry.value().to_ban(BanKey::Identity(entry.key().clone())));
         let accounts = self.accounts.iter().map(|entry| entry.value().to_ban(BanKey::Account(AccountKey(entry.key().clone()))));
         let mut bans: Vec<Ban> = nets.chain(identities).chain(accounts).filter(|ban| now.wall < ban.until).collect();
-        bans.extend(rules.bans.always.iter().map(|net| self.by_config(*net)));
-        bans.retain(|ban| !rules.lets_go(&ban.key));
+        bans.extend(rules.always.iter().map(|net| self.by_config(*net)));
+        bans.retain(|ban| !lets_go(&rules, &ban.key));
         bans.sort_by(|a, b| (a.until, &a.key).cmp(&(b.until, &b.key)));
         bans
     }
@@ -227,13 +225,13 @@ impl BanTable {
             let over = self.lengths.of(net.addr()).filter(|length| *length <= net.prefix_len());
             bans.extend(over.filter_map(|length| {
                 let over = truncated(net.addr(), length)?;
-                self.nets.get(&over).map(|live| live.to_ban(BanKey::Net(over)))
+                self.of_length(&over).get(&over).map(|live| live.to_ban(BanKey::Net(over)))
             }));
-            bans.extend(rules.bans.always.iter().filter(|always| always.contains(net)).map(|always| self.by_config(*always)));
+            bans.extend(rules.always.iter().filter(|always| always.contains(net)).map(|always| self.by_config(*always)));
         } else {
-            bans.extend(self.get(&key).map(|live| live.into_ban(key.clone())));
+            bans.extend(self.get(&key).map(|live| live.to_ban(key.clone())));
         }
-        bans.retain(|ban| now.wall < ban.until && !rules.lets_go(&key));
+        bans.retain(|ban| now.wall < ban.until && !lets_go(&rules, &key));
         bans.sort_by(|a, b| (a.until, &a.key).cmp(&(b.until, &b.key)));
         bans
     }
@@ -247,7 +245,7 @@ impl BanTable {
             let more = batch.len() >= SWEEP_CHUNK;
             if !more && now.instant >= books.history_swept + HISTORY_SWEEP {
                 books.history_swept = now.instant;
-                let forget = self.rules.load().bans.forget;
+                let forget = self.rules.load().forget;
                 let forgotten = books.history.forget(now.wall, forget);
                 batch.extend(forgotten.iter().map(|key| Change::Delete { table: Table::BanHistory, key: row(key) }));
             }
@@ -277,17 +275,26 @@ impl BanTable {
 
     /// For tests.
     pub fn until(&self, key: &BanKey, now: Now) -> Option<Timestamp> {
-        self.get(&canonical(key.clone())).filter(|live| live.holds(now)).map(|live| live.until)
+        self.get(&canonical(key.clone())).filter(|live| live.holds(now)).map(|live| live.until())
     }
 
     fn longest_over(&self, ip: IpAddr, now: Now) -> Option<Timestamp> {
-        let over = self.lengths.of(ip).filter_map(|length| self.nets.get(&truncated(ip, length)?).map(|live| live.until));
-        over.filter(|until| now.wall < *until).max()
+        let over = self.lengths.of(ip).filter_map(|length| {
+            let net = truncated(ip, length)?;
+            let live = self.of_length(&net).get(&net)?;
+            live.holds(now).then(|| live.until())
+        });
+        over.max()
+    }
+
+    /// The table that a net is in. Wide nets stand apart: there are few, so that asking for them costs no cold memory.
+    fn of_length(&self, net: &IpNet) -> &DashMap<IpNet, Live> {
+        if is_narrow(net) { &self.clients } else { &self.wide }
     }
 
     fn get(&self, key: &BanKey) -> Option<Live> {
         match key {
-            BanKey::Net(net) => self.nets.get(net).map(|live| live.clone()),
+            BanKey::Net(net) => self.of_length(&net).get(net).map(|live| live.clone()),
             BanKey::Identity(name) => self.identities.get(name).map(|live| live.clone()),
             BanKey::Account(account) => self.accounts.get(&account.0).map(|live| live.clone()),
         }
@@ -326,7 +333,7 @@ impl BanTable {
         }
         books.enter(&key, &live);
         match key {
-            BanKey::Net(net) => self.nets.insert(net, live),
+            BanKey::Net(net) => self.of_length(&net).insert(net, live),
             BanKey::Identity(name) => self.identities.insert(name, live),
             BanKey::Account(account) => self.accounts.insert(account.0, live),
         };
@@ -334,7 +341,7 @@ impl BanTable {
 
     fn remove(&self, books: &mut Books, key: &BanKey) -> Option<Live> {
         let removed = match key {
-            BanKey::Net(net) => self.nets.remove(net).map(|(_, live)| live),
+            BanKey::Net(net) => self.of_length(&net).remove(net).map(|(_, live)| live),
             BanKey::Identity(name) => self.identities.remove(name).map(|(_, live)| live),
             BanKey::Account(account) => self.accounts.remove(&account.0).map(|(_, live)| live),
         }?;
@@ -370,7 +377,7 @@ impl BanTable {
         net: IpNet,
         until: Timestamp,
         failures: u32,
-        rules: &Rules,
+        rules: &BanRules,
         now: Now,
         batch: &mut Vec<Change>,
     ) -> Option<Ban> {
@@ -378,12 +385,12 @@ impl BanTable {
         let key = BanKey::Net(wide);
         let standing = self.get(&key).filter(|standing| standing.holds(now));
         let neighbours = books.guessed_within(&wide);
-        if rules.spared(&key).is_some() || (standing.is_none() && neighbours.len() < NEIGHBOURS_TO_FOLD) {
+        if spared(rules, &key).is_some() || (standing.is_none() && neighbours.len() < NEIGHBOURS_TO_FOLD) {
             return None;
         }
-        let mut until = standing.as_ref().map_or(until, |standing| until.max(standing.until));
+        let mut until = standing.as_ref().map_or(until, |standing| until.max(standing.until()));
         for neighbour in neighbours.iter().map(|net| BanKey::Net(*net)) {
-            until = self.remove(books, &neighbour).map_or(until, |folded| until.max(folded.until));
+            until = self.remove(books, &neighbour).map_or(until, |folded| until.max(folded.until()));
             batch.push(Change::Delete { table: Table::Bans, key: row(&neighbour) });
         }
         let reason = "the ban table is full, and several clients of this net are banned".to_owned();
@@ -407,30 +414,24 @@ impl BanTable {
     }
 }
 
-impl Rules {
-    fn new(bans: &BanRules) -> Self {
-        Self { always: bans.always.iter().map(|net| canonical_net(*net)).collect(), bans: bans.clone() }
-    }
+/// The `never` net that a new ban of this key would touch, from inside or from around.
+fn spared(rules: &BanRules, key: &BanKey) -> Option<IpNet> {
+    let BanKey::Net(net) = key else { return None };
+    rules.never.iter().map(|never| fold_mapped(*never)).find(|never| never.contains(net) || net.contains(never))
+}
 
-    /// The `never` net that a new ban of this key would touch, from inside or from around.
-    fn spared(&self, key: &BanKey) -> Option<IpNet> {
-        let BanKey::Net(net) = key else { return None };
-        self.bans.never.iter().map(|never| canonical_net(*never)).find(|never| never.contains(net) || net.contains(never))
-    }
-
-    /// Whether a ban that stands holds nobody any more, because `never` covers all of it now.
-    fn lets_go(&self, key: &BanKey) -> bool {
-        let BanKey::Net(net) = key else { return false };
-        self.bans.never.iter().any(|never| canonical_net(*never).contains(net))
-    }
+/// Whether a ban that stands holds nobody any more, because `never` covers all of it now.
+fn lets_go(rules: &BanRules, key: &BanKey) -> bool {
+    let BanKey::Net(net) = key else { return false };
+    rules.never.iter().any(|never| fold_mapped(*never).contains(net))
 }
 
 fn fact(live: &Live, now: Now) -> Option<BanFact> {
-    live.holds(now).then_some(BanFact { until: live.until, always: false })
+    live.holds(now).then_some(BanFact { until: live.until(), always: false })
 }
 
 fn later(wall: Timestamp, by: Duration) -> Timestamp {
-    wall.checked_add(by).unwrap_or(Timestamp::MAX)
+    kept(wall.checked_add(by).unwrap_or(Timestamp::MAX))
 }
 
 /// The key's row in the store.
@@ -438,21 +439,10 @@ fn row(key: &BanKey) -> Vec<u8> {
     key.to_string().into_bytes()
 }
 
+/// Clients are looked up with IPv4-mapped addresses folded to IPv4, so nets are kept that way too.
 fn canonical(key: BanKey) -> BanKey {
     match key {
-        BanKey::Net(net) => BanKey::Net(canonical_net(net)),
+        BanKey::Net(net) => BanKey::Net(fold_mapped(net)),
         other => other,
     }
-}
-
-/// Clients are looked up with IPv4-mapped addresses folded to IPv4, so nets are kept that way too.
-fn canonical_net(net: IpNet) -> IpNet {
-    if let IpNet::V6(v6) = net
-        && let Some(v4) = v6.addr().to_ipv4_mapped()
-        && let Some(length) = v6.prefix_len().checked_sub(96)
-        && let Ok(v4) = Ipv4Net::new(v4, length)
-    {
-        return IpNet::V4(v4.trunc());
-    }
-    net.trunc()
 }

@@ -1,17 +1,9 @@
 //! Which prefix lengths are in use, so that a lookup asks a hash table once for each of them and no more.
 
-use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use ipnet::IpNet;
-
-/// A fixed set of nets whose lookup costs one hash for each prefix length in it, however many nets there are.
-#[derive(Default)]
-pub(super) struct NetIndex {
-    nets: HashSet<IpNet>,
-    lengths: Lengths,
-}
 
 /// Prefix lengths, one bit each: 0..=32 for IPv4, 0..=128 for IPv6.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
@@ -27,39 +19,10 @@ pub(super) struct SharedLengths {
     v6: [AtomicU64; 3],
 }
 
-impl NetIndex {
-    pub(super) fn contains(&self, ip: IpAddr) -> bool {
-        self.lengths.of(ip).any(|length| truncated(ip, length).is_some_and(|net| self.nets.contains(&net)))
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.nets.is_empty()
-    }
-}
-
-impl FromIterator<IpNet> for NetIndex {
-    fn from_iter<I: IntoIterator<Item = IpNet>>(nets: I) -> Self {
-        let mut index = Self::default();
-        for net in nets {
-            index.lengths.set(&net);
-            index.nets.insert(net);
-        }
-        index
-    }
-}
-
 impl Lengths {
     fn of(self, ip: IpAddr) -> impl Iterator<Item = u8> {
         let words = if ip.is_ipv4() { [self.v4, 0, 0] } else { self.v6 };
         (0u8..).zip(words).flat_map(|(word, bits)| Bits(bits).map(move |bit| word * 64 + bit))
-    }
-
-    fn set(&mut self, net: &IpNet) {
-        let (word, bit) = (usize::from(net.prefix_len() / 64), 1 << (net.prefix_len() % 64));
-        match net {
-            IpNet::V4(_) => self.v4 |= bit,
-            IpNet::V6(_) => self.v6.iter_mut().skip(word).take(1).for_each(|bits| *bits |= bit),
-        }
     }
 }
 
@@ -119,10 +82,18 @@ pub(super) fn truncated(ip: IpAddr, length: u8) -> Option<IpNet> {
     IpNet::new(ip, length).ok().map(|net| net.trunc())
 }
 
+/// Whether a net is narrow enough to be a client, or part of one: such nets may be many.
+pub(super) fn is_narrow(net: &IpNet) -> bool {
+    net.prefix_len() > wide_length(net)
+}
+
 /// The net that several clients are folded into: /24 for IPv4, /48 for IPv6; `None` for one as wide already.
 pub(super) fn wider(net: &IpNet) -> Option<IpNet> {
-    let length = if net.addr().is_ipv4() { 24 } else { 48 };
-    (net.prefix_len() > length).then(|| truncated(net.addr(), length)).flatten()
+    is_narrow(net).then(|| truncated(net.addr(), wide_length(net))).flatten()
+}
+
+fn wide_length(net: &IpNet) -> u8 {
+    if net.addr().is_ipv4() { 24 } else { 48 }
 }
 
 #[cfg(test)]
@@ -144,22 +115,6 @@ mod tests {
         assert_eq!(shared.of("::1".parse().expect("ip")).collect::<Vec<_>>(), [0, 63, 64, 128]);
         shared.clear(&net("2001:db8::/64"));
         assert_eq!(shared.of("::1".parse().expect("ip")).collect::<Vec<_>>(), [0, 63, 128]);
-    }
-
-    #[test]
-    fn an_index_covers_what_its_nets_cover() {
-        let index: NetIndex = ["10.1.0.0/16", "10.2.3.4/32", "2001:db8:1::/48", "2001:db8::7/128"].map(net).into_iter().collect();
-        for (ip, covered) in [
-            ("10.1.255.255", true),
-            ("10.2.3.4", true),
-            ("10.2.3.5", false),
-            ("2001:db8:1:ffff::1", true),
-            ("2001:db8::7", true),
-            ("2001:db8::8", false),
-        ] {
-            assert_eq!(index.contains(ip.parse().expect("ip")), covered, "{ip}");
-        }
-        assert!(!NetIndex::default().contains("::".parse().expect("ip")));
     }
 
     #[test]

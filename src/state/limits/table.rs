@@ -41,6 +41,7 @@ pub(super) struct Table {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Spent {
     slot: Slot,
+    at: u64,
     /// The bucket's theoretical arrival time right after.
     arrival: u64,
     /// The bucket's `returned` then.
@@ -121,7 +122,8 @@ impl Table {
         if let Some(spent) =
             shard.decide(probe.own, now, self.own_capacity, || self.shared(probe, now), || label(false), &decision)
         {
-            return spent.map(|(value, arrival, returned)| (value, Spent { slot: Slot::Own(probe.own), arrival, returned }));
+            return spent
+                .map(|(value, arrival, returned)| (value, Spent { slot: Slot::Own(probe.own), at: now, arrival, returned }));
         }
 
         // The own shard stays locked, so that the key's own bucket cannot appear meanwhile: own before wide before last.
@@ -132,7 +134,7 @@ impl Table {
         {
             let (value, arrival, returned) = spent?;
             self.shared_until.fetch_max(arrival, Ordering::Relaxed);
-            return Ok((value, Spent { slot: Slot::Wide(wide), arrival, returned }));
+            return Ok((value, Spent { slot: Slot::Wide(wide), at: now, arrival, returned }));
         }
         let index = last_index(probe.own);
         let mut bucket = lock(&self.last[index]);
@@ -142,7 +144,7 @@ impl Table {
             bucket.label = Some(Box::new(Label { text: format!("overflow {index}"), quota: *quota }));
         }
         self.shared_until.fetch_max(bucket.arrival, Ordering::Relaxed);
-        Ok((value, Spent { slot: Slot::Last(index), arrival: bucket.arrival, returned: bucket.returned }))
+        Ok((value, Spent { slot: Slot::Last(index), at: now, arrival: bucket.arrival, returned: bucket.returned }))
     }
 
     /// Takes one pass back, as far as it has not drained yet: the bucket is then as if it had never been, and never fuller.
@@ -284,12 +286,14 @@ impl Shard {
 }
 
 impl Bucket {
-    /// The pass lies on top of what was spent before it, and everything taken back since may have lain below it. What of it
-    /// is still above `now` has not drained.
+    /// Two bounds on what has drained of the pass, and the better of them holds: never more than the time that went by, and
+    /// never anything while it lies above what has drained. It went on top of what was spent before it; what was taken back
+    /// since may have lain below it.
     fn give_back(&mut self, spent: &Spent, interval: u64, now: u64) {
+        let by_time = interval.saturating_sub(now.saturating_sub(spent.at));
         let lowered = self.returned.saturating_sub(spent.returned).saturating_mul(interval);
-        let top = spent.arrival.saturating_sub(lowered);
-        let back = interval.min(top.saturating_sub(now));
+        let by_place = spent.arrival.saturating_sub(lowered).saturating_sub(now).min(interval);
+        let back = by_time.max(by_place);
         self.arrival = self.arrival.saturating_sub(back);
         self.returned = self.returned.saturating_add(1);
     }

@@ -227,6 +227,48 @@ fn a_charge_over_a_reload_is_given_back_and_not_doubled() {
     assert_eq!(remaining(&limits, FIRST, &subject, at(0)), [2]);
 }
 
+/// What comes back is never more than what of the charge has not drained, whoever else got back theirs meanwhile.
+#[test]
+fn a_late_return_takes_nothing_from_what_others_spent() {
+    const SECOND: u64 = 1_000_000_000;
+    for (again, forgotten, left_at) in [(SECOND * 9 / 10, false, SECOND), (SECOND, true, SECOND)] {
+        let limits = Limits::new(&[spec("x", &[LimitKey::Client], quota(1, 1, 3))]);
+        let subject = client("203.0.113.7");
+        let (mut one, mut other) = (Charges::default(), Charges::default());
+        limits.charge(FIRST, &subject, &mut one, at(0)).unwrap();
+        limits.charge(FIRST, &subject, &mut other, at(0)).unwrap();
+        one.give_back(at(0));
+        if forgotten {
+            limits.sweep(at(again));
+            assert!(limits.is_empty());
+        }
+        assert!(passes(&limits, FIRST, &subject, at(again)));
+        other.give_back(at(again));
+        assert_eq!(remaining(&limits, FIRST, &subject, at(left_at)), [2], "the third one's charge stands");
+        other.give_back(at(again));
+        assert_eq!(remaining(&limits, FIRST, &subject, at(left_at)), [2], "given back once");
+    }
+}
+
+#[test]
+fn a_return_gives_all_back_whatever_came_between_and_however_late_while_nothing_of_it_drained() {
+    let limits = Limits::new(&[spec("x", &[LimitKey::Client], quota(1, 1, 3))]);
+    let subject = client("203.0.113.7");
+    let charge = || {
+        let mut charges = Charges::default();
+        limits.charge(FIRST, &subject, &mut charges, at(0)).unwrap();
+        charges
+    };
+    let (mut one, mut other) = (charge(), charge());
+    other.give_back(at(0));
+    one.give_back(at(0));
+    assert_eq!(remaining(&limits, FIRST, &subject, at(0)), [3]);
+
+    let (_, _, mut third) = (charge(), charge(), charge());
+    third.give_back(at(500_000_000));
+    assert_eq!(remaining(&limits, FIRST, &subject, at(1_000_000_000)), [2]);
+}
+
 #[test]
 fn show_lists_the_most_used_first_and_sweep_forgets_the_unused() {
     let limits = Limits::new(&[spec("client", &[LimitKey::Client], quota(1, 1, 10))]);

@@ -11,7 +11,7 @@ use redb::{TableDefinition, TableError};
 
 use self::rehearsal::Rehearsal;
 use self::writer::{Opener, Writer};
-use super::{Change, Durable, Store, StoreError, Table};
+use super::{Change, Durable, Rows, Store, StoreError, Table};
 
 mod rehearsal;
 #[cfg(test)]
@@ -39,8 +39,6 @@ enum Access {
     ReadWrite(Writer),
     ReadOnly(Box<dyn Fn(Table) -> Result<Rows, StoreError> + Send + Sync>),
 }
-
-type Rows = Vec<(Vec<u8>, Vec<u8>)>;
 
 impl EmbeddedStore {
     /// Opens or makes `state_dir/doorward.redb` (directory 0700, file 0600). A damaged or foreign file, a file of a newer

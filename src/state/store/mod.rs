@@ -38,10 +38,13 @@ pub enum StoreError {
 /// Resolves when the batch is on disk.
 pub type Durable = Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send>>;
 
+/// Keys and values, in key order.
+pub type Rows = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// Four methods; `conformance` in this module holds every implementation to the same behaviour.
 pub trait Store: Send + Sync + 'static {
     /// Every row of a table, in key order.
-    fn load(&self, table: Table) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError>;
+    fn load(&self, table: Table) -> Result<Rows, StoreError>;
     /// Queues a batch at once (order of calls is order of application); the future resolves when it is durable, and need
     /// not be polled for that. An empty batch resolves when everything queued before it is durable.
     /// Fails closed: an error means that nothing of the batch may be relied upon after a restart.

@@ -126,7 +126,7 @@ impl Shared {
     /// All or nothing. After a failure the database is opened anew, so that the next write gets its chance.
     fn commit(&self, jobs: &VecDeque<Job>) -> Result<(), StoreError> {
         if self.database().is_none() {
-            self.reopen()?;
+            self.reopen().map_err(|error| StoreError::Write(format!("a write failed before, and {error}")))?;
         }
         let outcome = match self.database().as_ref() {
             Some(database) => catch_unwind(AssertUnwindSafe(|| apply(database, jobs)))

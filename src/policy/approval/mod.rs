@@ -1,17 +1,23 @@
 //! An approval to run automation: its terms, their canonical bytes, and whether a request is within them.
 
-use std::sync::Arc;
-
+use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use http::Method;
 use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::clock::Now;
 use crate::net::ClientAddr;
 
 use super::limit::Quota;
-use super::{CanonicalPath, Denial, Identity, Name, Site};
+use super::{CanonicalPath, Denial, Identity, Reason, Site};
+
+mod hours;
+mod live;
+mod terms;
+
+pub use live::LiveApproval;
 
 /// Domain separator of signatures and the implicit assertion of tokens.
 pub const CONTEXT: &str = "doorward-approval-v1";
@@ -125,14 +131,6 @@ pub struct ApprovalChange {
     pub reason: Option<String>,
 }
 
-/// An approval made ready for judging requests: templates, zone and nets parsed once.
-#[derive(Clone, Debug)]
-pub struct LiveApproval {
-    pub id: Name,
-    pub record: Arc<Approval>,
-    // parsed templates and hours: the policy helper's to fill
-}
-
 /// What a presented token turned out to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum ApprovalFault {
@@ -173,45 +171,75 @@ pub struct ApprovalUse<'a> {
 impl ApprovalFault {
     /// The public reason.
     pub fn denial(self) -> Denial {
-        todo!("policy")
+        let reason = match self {
+            Self::NotOurs | Self::Unreadable => Reason::BotApprovalRequired,
+            Self::NotActive | Self::Expired | Self::Superseded => Reason::ApprovalRevoked,
+            Self::Scope | Self::Source => Reason::BotScope,
+            Self::NotYet | Self::Hours => Reason::BotHours,
+            Self::Binding => Reason::ApprovalBinding,
+        };
+        Denial::new(reason, self.to_string())
     }
 }
 
 impl Approval {
     /// `doorward-approval-v1\n`, then JSON of the id and every field of the terms in declaration order.
+    ///
+    /// The JSON is compact: `{"id":…,"kind":…, … ,"requested_at":…}`, absent options as `null`.
     pub fn canonical_bytes(&self) -> Vec<u8> {
-        todo!("policy")
+        #[derive(Serialize)]
+        struct Signed<'a> {
+            id: &'a str,
+            #[serde(flatten)]
+            terms: &'a Terms,
+        }
+        let mut bytes = format!("{CONTEXT}\n").into_bytes();
+        // Strings, numbers and lists into memory cannot fail; were it otherwise, the bytes would end at the context, which
+        // no signer ever signs.
+        if serde_json::to_writer(&mut bytes, &Signed { id: &self.id, terms: &self.terms }).is_err() {
+            bytes.truncate(CONTEXT.len());
+        }
+        bytes
     }
 
     /// Which required parties have signed; fails closed: a signature that does not verify, or whose signer is not in the
-    /// config with that party and key, does not count.
-    pub fn missing_parties(&self, _rules: &ApprovalRules) -> Vec<Party> {
-        todo!("policy")
+    /// config with that party and key, does not count. A party that is required twice needs two signers with two keys.
+    pub fn missing_parties(&self, rules: &ApprovalRules) -> Vec<Party> {
+        let message = self.canonical_bytes();
+        let mut signed: Vec<(Party, [u8; 32])> = Vec::new();
+        for entry in &self.signatures {
+            let Some(signer) = rules.signers.iter().find(|signer| signer.name == entry.signer && signer.party == entry.party)
+            else {
+                continue;
+            };
+            let already = signed.iter().any(|(_, key)| *key == signer.public_key);
+            if !already && entry.verifies(&signer.public_key, &message) {
+                signed.push((signer.party, signer.public_key));
+            }
+        }
+        let mut missing = rules.require_bot.clone();
+        missing.retain(|party| match signed.iter().position(|(of, _)| of == party) {
+            Some(position) => {
+                signed.swap_remove(position);
+                false
+            }
+            None => true,
+        });
+        missing
     }
 }
 
 impl ApprovalSignature {
-    /// Verifies one Ed25519 signature over the canonical bytes.
-    pub fn verify(_public_key: &[u8; 32], _message: &[u8], _signature: &[u8]) -> bool {
-        todo!("policy")
+    /// Verifies one Ed25519 signature (RFC 8032) over the canonical bytes. Fails closed: a key or signature that is not
+    /// well-formed does not verify.
+    pub fn verify(public_key: &[u8; 32], message: &[u8], signature: &[u8]) -> bool {
+        UnparsedPublicKey::new(&ED25519, public_key).verify(message, signature).is_ok()
+    }
+
+    fn verifies(&self, public_key: &[u8; 32], message: &[u8]) -> bool {
+        STANDARD.decode(&self.signature).is_ok_and(|signature| Self::verify(public_key, message, &signature))
     }
 }
 
-impl Terms {
-    /// Everything wrong with the terms, each as one sentence naming the field; empty when they can be judged.
-    pub fn faults(&self) -> Vec<String> {
-        todo!("policy")
-    }
-}
-
-impl LiveApproval {
-    /// Fails closed: terms that cannot be parsed make no live approval.
-    pub fn compile(_record: Arc<Approval>) -> Result<Self, String> {
-        todo!("policy")
-    }
-
-    /// Judges a use in full: status, serial, times, binding, source, scope, hours. Fails closed.
-    pub fn judge(&self, _token_serial: u32, _used: &ApprovalUse<'_>, _now: Now) -> Result<(), ApprovalFault> {
-        todo!("policy")
-    }
-}
+#[cfg(test)]
+mod tests;

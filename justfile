@@ -1,0 +1,30 @@
+# What people do most; each is one line that also works by hand.
+
+default: test
+
+# The tests of the README.
+test:
+    cargo test
+
+# Everything CI runs.
+ci:
+    .ci/run
+
+# The whole thing before a toy portal.
+demo *args:
+    cargo run --release -- demo {{ args }}
+
+lint:
+    cargo fmt --check
+    cargo clippy --all-targets -- -D warnings
+
+# Costs of the decision, the limits and the ban lookup.
+bench:
+    cargo bench --bench decide --bench limits --bench bans
+
+# Rewrites the expected messages of tests/config/bad; read the diff.
+bless:
+    DOORWARD_BLESS=1 cargo test --test it config
+
+schema:
+    cargo run -- config schema > config/doorward.schema.json

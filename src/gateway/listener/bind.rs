@@ -1,0 +1,90 @@
+//! Listening sockets, one a worker.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// Bound sockets, made in `prepare` so that `commit` cannot fail; kept over reloads where the address is unchanged.
+pub struct Sockets {
+    pub address: SocketAddr,
+    pub kind: ListenerKind,
+    /// One per worker (SO_REUSEPORT), each taken once.
+    pub per_worker: Vec<TcpListener>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ListenerKind {
+    Https,
+    /// Never forwards.
+    PlainHttp,
+}
+
+/// Connections that the kernel may hold for a worker that is busy.
+const BACKLOG: i32 = 4096;
+
+/// Binds with SO_REUSEPORT, backlog 4096, V6ONLY off; `[::]` falls back to `0.0.0.0` on a host without IPv6. Port 0 works:
+/// all workers get the same port, and `Sockets::address` tells which.
+pub fn bind(address: SocketAddr, kind: ListenerKind, workers: usize) -> io::Result<Sockets> {
+    let first = first(address)?;
+    let address = first.local_addr()?;
+    let mut per_worker = vec![first];
+    while per_worker.len() < workers {
+        per_worker.push(listen(socket(address)?, address)?);
+    }
+    Ok(Sockets { address, kind, per_worker })
+}
+
+fn first(address: SocketAddr) -> io::Result<TcpListener> {
+    let any = address.is_ipv6() && address.ip().is_unspecified();
+    let v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
+    // A kernel without IPv6 refuses the family; one with IPv6 switched off refuses the address.
+    match socket(address) {
+        Err(_) if any => listen(socket(v4)?, v4),
+        Err(error) => Err(error),
+        Ok(socket_v6) => match listen(socket_v6, address) {
+            Err(error) if any && error.kind() == io::ErrorKind::AddrNotAvailable => listen(socket(v4)?, v4),
+            done => done,
+        },
+    }
+}
+
+fn socket(address: SocketAddr) -> io::Result<Socket> {
+    Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))
+}
+
+fn listen(socket: Socket, address: SocketAddr) -> io::Result<TcpListener> {
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn with_port_zero_all_workers_share_one_port() {
+        let sockets = bind("127.0.0.1:0".parse().unwrap(), ListenerKind::Https, 3).unwrap();
+        assert_ne!(sockets.address.port(), 0);
+        assert_eq!(sockets.per_worker.len(), 3);
+        assert!(sockets.per_worker.iter().all(|listener| listener.local_addr().unwrap() == sockets.address));
+    }
+
+    #[test]
+    fn every_address_includes_ipv4() {
+        let sockets = bind("[::]:0".parse().unwrap(), ListenerKind::PlainHttp, 1).unwrap();
+        std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, sockets.address.port())).unwrap();
+    }
+
+    #[test]
+    fn an_address_that_is_not_ours_is_an_error() {
+        assert!(bind("192.0.2.1:0".parse().unwrap(), ListenerKind::Https, 1).is_err());
+    }
+}

@@ -1,0 +1,353 @@
+//! One connection against its deadlines: head, idle, stalled writes, drain.
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::wire::Watch;
+
+/// How long each phase may last.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// From a request's first byte to the end of its head; of a new connection, from its first moment.
+    pub head: Duration,
+    /// Between requests.
+    pub idle: Duration,
+    /// Without progress, while the client owes us a read.
+    pub stall: Duration,
+    pub protocol: Protocol,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Protocol {
+    Http1,
+    Http2,
+}
+
+/// How a connection ended.
+#[derive(Debug, PartialEq)]
+pub(super) enum End<E> {
+    /// By itself, or when asked to.
+    Closed(Result<(), E>),
+    /// Not one byte in the time for a head.
+    Silent,
+    /// A head began and was not whole in time.
+    HeadTimeout,
+    /// Asked to close after `idle`, and did not.
+    Idle,
+    /// The client took nothing of its answer.
+    Stalled,
+}
+
+/// How long a connection may take to say goodbye.
+const GOODBYE: Duration = Duration::from_secs(5);
+
+/// Runs a connection to its end. `stop` and `idle` ask it to close after what is in flight; the other deadlines drop it.
+/// Fails closed: every phase but an answer in the making has a deadline, and those have the application's.
+pub(super) async fn drive<C, E>(
+    mut connection: Pin<&mut C>,
+    watch: &Watch,
+    patience: Patience,
+    stop: &CancellationToken,
+    leave: impl Fn(Pin<&mut C>),
+) -> End<E>
+where
+    C: Future<Output = Result<(), E>>,
+{
+    let mut course = Course::new(patience);
+    let mut stopped = pin!(stop.cancelled());
+    let mut stopping = false;
+    let mut timer = pin!(sleep_until(course.deadline().unwrap_or_else(Instant::now)));
+    let mut armed = course.deadline();
+    poll_fn(move |cx| {
+        if !stopping && stopped.as_mut().poll(cx).is_ready() {
+            stopping = true;
+            leave(connection.as_mut());
+        }
+        loop {
+            if let Poll::Ready(result) = connection.as_mut().poll(cx) {
+                return Poll::Ready(End::Closed(result));
+            }
+            course.observe(watch);
+            let Some(deadline) = course.deadline() else { return Poll::Pending };
+            // A timer that is due too early is left alone: setting it anew for each request would cost more than it saves.
+            let at = match armed {
+                Some(at) if at <= deadline => at,
+                _ => {
+                    timer.as_mut().reset(deadline);
+                    deadline
+                }
+            };
+            armed = Some(at);
+            if timer.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            armed = None;
+            if at < deadline {
+                continue;
+            }
+            match course.expire(watch) {
+                Some(end) => return Poll::Ready(end),
+                None => leave(connection.as_mut()),
+            }
+        }
+    })
+    .await
+}
+
+/// Where a connection is, and until when.
+struct Course {
+    patience: Patience,
+    phase: Phase,
+    /// Requests seen so far.
+    requests: usize,
+    /// Until when a blocked socket may stay so, and the writes it had taken.
+    blocked: Option<(Instant, usize)>,
+    leaving: bool,
+}
+
+#[derive(Clone, Copy)]
+enum Phase {
+    Head(Instant),
+    InFlight,
+    Idle(Instant),
+    Goodbye(Instant),
+}
+
+impl Course {
+    fn new(patience: Patience) -> Self {
+        let phase = Phase::Head(Instant::now() + patience.head);
+        Self { patience, phase, requests: 0, blocked: None, leaving: false }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        match (self.blocked, self.phase) {
+            (Some((until, _)), _) => Some(until),
+            (None, Phase::Head(until) | Phase::Idle(until) | Phase::Goodbye(until)) => Some(until),
+            (None, Phase::InFlight) => None,
+        }
+    }
+
+    fn observe(&mut self, watch: &Watch) {
+        let heard = watch.take_heard();
+        let requests = watch.requests();
+        if requests != self.requests {
+            self.requests = requests;
+            self.phase = Phase::InFlight;
+        }
+        match (self.phase, self.patience.protocol) {
+            (Phase::InFlight, _) if watch.in_flight() == 0 => self.rest(),
+            // HTTP/2 shows no head in the making; its preface is all that a new connection owes.
+            (Phase::Head(_), Protocol::Http2) if watch.spoke() => self.rest(),
+            (Phase::Idle(_), Protocol::Http1) if heard => self.phase = Phase::Head(Instant::now() + self.patience.head),
+            _ => {}
+        }
+        match (watch.blocked(), self.blocked) {
+            (None, None) => {}
+            (None, Some(_)) => {
+                self.blocked = None;
+                // The wait for a slow reader was no idleness.
+                if matches!(self.phase, Phase::Idle(_)) {
+                    self.rest();
+                }
+            }
+            (Some(written), Some((_, before))) if written == before => {}
+            (Some(written), _) => self.blocked = Some((Instant::now() + self.patience.stall, written)),
+        }
+    }
+
+    fn rest(&mut self) {
+        let now = Instant::now();
+        self.phase = if self.leaving { Phase::Goodbye(now + GOODBYE) } else { Phase::Idle(now + self.patience.idle) };
+    }
+
+    /// The deadline passed: how it ends, or `None` to ask it to close.
+    fn expire<E>(&mut self, watch: &Watch) -> Option<End<E>> {
+        if self.blocked.is_some() {
+            return Some(End::Stalled);
+        }
+        match self.phase {
+            Phase::Head(_) if watch.spoke() => Some(End::HeadTimeout),
+            Phase::Head(_) => Some(End::Silent),
+            Phase::Goodbye(_) => Some(End::Idle),
+            Phase::Idle(_) | Phase::InFlight => {
+                self.leaving = true;
+                self.rest();
+                None
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+
+    use super::super::wire::Wire;
+    use super::*;
+
+    const PATIENCE: Patience = Patience {
+        head: Duration::from_secs(10),
+        idle: Duration::from_secs(75),
+        stall: Duration::from_secs(30),
+        protocol: Protocol::Http1,
+    };
+
+    fn wire(room: usize) -> (Wire<DuplexStream>, DuplexStream, Arc<Watch>) {
+        let watch = Arc::<Watch>::default();
+        let (ours, theirs) = tokio::io::duplex(room);
+        (Wire::new(ours, Bytes::new(), Arc::clone(&watch), None), theirs, watch)
+    }
+
+    /// Takes one-byte heads and answers each with `answer`, until it is told to leave.
+    async fn toy(mut wire: Wire<DuplexStream>, watch: Arc<Watch>, answer: &[u8], left: &Cell<bool>) -> Result<(), ()> {
+        loop {
+            let mut byte = [0];
+            tokio::select! {
+                read = wire.read(&mut byte) => if read.map_err(drop)? == 0 { return Ok(()) },
+                () = poll_fn(|_| if left.get() { Poll::Ready(()) } else { Poll::Pending }) => return Ok(()),
+            }
+            if byte == *b"r" {
+                let request = watch.begin();
+                wire.write_all(answer).await.map_err(drop)?;
+                drop(request);
+            }
+        }
+    }
+
+    /// Drives a toy while `client` acts; how it ended and after how long.
+    async fn play<F: Future<Output = DuplexStream>>(
+        patience: Patience,
+        room: usize,
+        client: impl FnOnce(DuplexStream) -> F,
+    ) -> (End<()>, Duration) {
+        let (wire, theirs, watch) = wire(room);
+        let left = Cell::new(false);
+        let stop = CancellationToken::new();
+        let started = Instant::now();
+        let driven = async {
+            let toy = pin!(toy(wire, Arc::clone(&watch), b"answer", &left));
+            let end = drive(toy, &watch, patience, &stop, |_| left.set(true)).await;
+            (end, started.elapsed())
+        };
+        let (end, _theirs) = tokio::join!(driven, client(theirs));
+        end
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_client_has_the_time_of_one_head() {
+        let (end, took) = play(PATIENCE, 64, async |theirs| theirs).await;
+        assert_eq!(end, End::Silent);
+        assert_eq!(took.as_secs(), 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn slowloris_a_dribbled_head_has_one_deadline_from_its_first_byte() {
+        let (end, took) = play(PATIENCE, 64, async |mut theirs| {
+            theirs.write_all(b"r").await.unwrap();
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            while theirs.write_all(b"x").await.is_ok() {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            theirs
+        })
+        .await;
+        assert_eq!(end, End::HeadTimeout);
+        assert_eq!(took.as_secs(), 70);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_connection_is_asked_to_close_after_its_last_answer() {
+        let (end, took) = play(PATIENCE, 64, async |mut theirs| {
+            for _ in 0..3 {
+                theirs.write_all(b"r").await.unwrap();
+                tokio::time::sleep(Duration::from_secs(50)).await;
+            }
+            theirs
+        })
+        .await;
+        assert_eq!(end, End::Closed(Ok(())));
+        assert_eq!(took.as_secs(), 100 + 75);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_nothing_is_cut_and_a_slow_one_is_not() {
+        let (end, took) = play(PATIENCE, 2, async |mut theirs| {
+            theirs.write_all(b"r").await.unwrap();
+            // Two bytes fit; each byte read lets one more through.
+            for _ in 0..3 {
+                tokio::time::sleep(Duration::from_secs(29)).await;
+                theirs.read_u8().await.unwrap();
+            }
+            theirs
+        })
+        .await;
+        assert_eq!(end, End::Stalled);
+        assert_eq!(took.as_secs(), 3 * 29 + 30);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_in_the_making_has_no_deadline_here() {
+        let (wire, mut theirs, watch) = wire(64);
+        let stop = CancellationToken::new();
+        let slow = async {
+            let mut wire = wire;
+            wire.read_u8().await.map_err(drop)?;
+            let _request = watch.begin();
+            tokio::time::sleep(Duration::from_secs(3600)).await;
+            Ok::<(), ()>(())
+        };
+        theirs.write_all(b"r").await.unwrap();
+        let end = drive(pin!(slow), &watch, PATIENCE, &stop, |_| {}).await;
+        assert_eq!(end, End::Closed(Ok(())));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn http2_is_idle_without_streams_whatever_bytes_dribble_in_and_is_cut_when_it_does_not_leave() {
+        let patience = Patience { protocol: Protocol::Http2, ..PATIENCE };
+        let (wire, mut theirs, watch) = wire(64);
+        let stop = CancellationToken::new();
+        let stubborn = async {
+            let mut wire = wire;
+            while wire.read_u8().await.is_ok() {}
+            Ok::<(), ()>(())
+        };
+        let started = Instant::now();
+        let client = async {
+            while theirs.write_all(b"x").await.is_ok() {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        };
+        let stubborn = pin!(stubborn);
+        let end = tokio::select! {
+            end = drive(stubborn, &watch, patience, &stop, |_| {}) => end,
+            () = client => panic!("the client ends last"),
+        };
+        assert_eq!(end, End::Idle);
+        assert_eq!(started.elapsed(), patience.idle + GOODBYE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn stop_asks_once_and_at_once() {
+        let (wire, _theirs, watch) = wire(64);
+        let left = Cell::new(false);
+        let asked = Cell::new(0);
+        let toy = pin!(toy(wire, Arc::clone(&watch), b"", &left));
+        let stop = CancellationToken::new();
+        stop.cancel();
+        let end = drive(toy, &watch, PATIENCE, &stop, |_| {
+            left.set(true);
+            asked.set(asked.get() + 1);
+        })
+        .await;
+        assert_eq!((end, asked.get()), (End::Closed(Ok(())), 1));
+    }
+}

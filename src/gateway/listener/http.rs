@@ -1,0 +1,310 @@
+//! HTTP/1 or HTTP/2 on a connection that is already known, with every cap; never the auto builder.
+
+use std::error::Error as _;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Caps, Deadlines};
+use crate::upstream::{Body, BodyError};
+
+use super::super::Dropped;
+use super::drive::{End, Patience, Protocol, drive};
+use super::wire::{InFlight, Watch};
+
+/// Limits of one connection, as its snapshot had them when it began.
+pub(super) struct Terms<'a> {
+    pub caps: &'a Caps,
+    pub deadlines: &'a Deadlines,
+    pub stop: &'a CancellationToken,
+}
+
+/// Least buffer that hyper takes.
+const LEAST_BUFFER: usize = 8192;
+/// Of one answer, waiting for the client to take it.
+const SEND_BUFFER: usize = 64 * 1024;
+/// Uploads in flight: of one stream, and of all of a connection.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Streams reset by the client before the gateway took them (rapid reset), and by us for the client's faults, before the
+/// connection is ended.
+const MAX_RESETS: usize = 20;
+const MAX_FAULTS: usize = 128;
+/// How often a connection is asked whether anybody is still there, and how long for.
+const PING_EVERY: Duration = Duration::from_secs(30);
+const PING_WITHIN: Duration = Duration::from_secs(20);
+
+/// Serves HTTP/1.1 to its end. `handle` answers one request.
+pub(super) async fn http1<IO, F>(
+    io: IO,
+    watch: &Arc<Watch>,
+    terms: &Terms<'_>,
+    handle: impl Fn(Request<Incoming>) -> F,
+) -> End<hyper::Error>
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    F: Future<Output = Result<Response<Body>, Dropped>>,
+{
+    let service = service_fn(|request| answer(watch.begin(), handle(request)));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        // Ours tells a head that is slow from a connection that is idle; hyper's does not.
+        .header_read_timeout(None)
+        .max_headers(terms.caps.headers)
+        .max_buf_size(terms.caps.head.max(LEAST_BUFFER))
+        .half_close(false)
+        .keep_alive(true)
+        .pipeline_flush(false)
+        .serve_connection(TokioIo::new(io), service)
+        .with_upgrades();
+    let mut connection = pin!(connection);
+    drive(connection.as_mut(), watch, terms.patience(Protocol::Http1), terms.stop, |connection| connection.graceful_shutdown())
+        .await
+}
+
+/// The same for one that is closed after its answer: what the client still sends is read and thrown away for a moment, or
+/// its kernel would throw away our answer with the reset.
+pub(super) async fn http1_once<IO, F>(
+    io: IO,
+    watch: &Arc<Watch>,
+    terms: &Terms<'_>,
+    handle: impl Fn(Request<Incoming>) -> F,
+) -> End<hyper::Error>
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    F: Future<Output = Result<Response<Body>, Dropped>>,
+{
+    let service = service_fn(|request| answer(watch.begin(), handle(request)));
+    let mut connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(None)
+        .max_headers(terms.caps.headers)
+        .max_buf_size(terms.caps.head.max(LEAST_BUFFER))
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(io), service);
+    let patience = terms.patience(Protocol::Http1);
+    let end = drive(Pin::new(&mut connection), watch, patience, terms.stop, |connection| connection.graceful_shutdown()).await;
+    if matches!(end, End::Closed(_)) {
+        linger(connection.into_parts().io.into_inner()).await;
+    }
+    end
+}
+
+/// Serves HTTP/2 to its end.
+pub(super) async fn http2<IO, F>(
+    io: IO,
+    watch: &Arc<Watch>,
+    terms: &Terms<'_>,
+    handle: impl Fn(Request<Incoming>) -> F,
+) -> End<hyper::Error>
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    F: Future<Output = Result<Response<Body>, Dropped>> + Send + 'static,
+{
+    let service = service_fn(|request| answer(watch.begin(), handle(request)));
+    let connection = http2::Builder::new(Streams { stall: terms.deadlines.body })
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(terms.caps.streams)
+        .max_header_list_size(u32::try_from(terms.caps.head).unwrap_or(u32::MAX))
+        .max_pending_accept_reset_streams(MAX_RESETS)
+        .max_local_error_reset_streams(MAX_FAULTS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .adaptive_window(false)
+        .max_send_buf_size(SEND_BUFFER)
+        .keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_WITHIN)
+        .serve_connection(TokioIo::new(io), service);
+    let mut connection = pin!(connection);
+    drive(connection.as_mut(), watch, terms.patience(Protocol::Http2), terms.stop, |connection| connection.graceful_shutdown())
+        .await
+}
+
+/// What a connection did that is not HTTP, where that is why it ended; `None` for those who only left.
+pub(super) fn breach(error: &hyper::Error) -> Option<String> {
+    if error.is_parse() {
+        return Some(match error.source() {
+            Some(source) => format!("{error}: {source}"),
+            None => error.to_string(),
+        });
+    }
+    // h2's error cannot be named here. It says `detected` of what its own end refused; what the peer `received` from us or
+    // sent to end the connection, and broken sockets, are no breach.
+    let source = error.source()?.to_string();
+    source.contains("error detected").then_some(source)
+}
+
+impl Terms<'_> {
+    fn patience(&self, protocol: Protocol) -> Patience {
+        let Deadlines { head, idle, body, .. } = *self.deadlines;
+        Patience { head, idle, stall: body, protocol }
+    }
+}
+
+async fn answer(
+    request: InFlight,
+    response: impl Future<Output = Result<Response<Body>, Dropped>>,
+) -> Result<Response<Answer>, Dropped> {
+    let response = response.await?;
+    let pace = PACE.try_with(Arc::clone).ok();
+    Ok(response.map(|body| Answer { body, pace, _request: request }))
+}
+
+/// An answer's body: the request is in flight until it ends.
+struct Answer {
+    body: Body,
+    pace: Option<Arc<Pace>>,
+    _request: InFlight,
+}
+
+/// Whether an HTTP/2 stream waits for its client: it does from a frame handed out until the next one is asked for.
+#[derive(Default)]
+struct Pace {
+    waits: AtomicBool,
+    frames: AtomicUsize,
+}
+
+tokio::task_local! {
+    /// Of the stream whose task this is.
+    static PACE: Arc<Pace>;
+}
+
+impl http_body::Body for Answer {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let poll = Pin::new(&mut self.body).poll_frame(cx);
+        if let Some(pace) = &self.pace {
+            let waits = matches!(poll, Poll::Ready(Some(Ok(_))));
+            pace.waits.store(waits, Ordering::Relaxed);
+            if waits {
+                pace.frames.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        poll
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Runs each HTTP/2 stream as a task that ends when its client takes nothing of the answer for too long: flow control lets a
+/// client hold an answer for ever while its connection looks alive. Dropping the stream resets it.
+#[derive(Clone)]
+struct Streams {
+    stall: Duration,
+}
+
+impl<F> hyper::rt::Executor<F> for Streams
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    fn execute(&self, stream: F) {
+        let stall = self.stall;
+        let pace = Arc::<Pace>::default();
+        tokio::spawn(PACE.scope(Arc::clone(&pace), paced(stream, pace, stall)));
+    }
+}
+
+async fn paced(stream: impl Future, pace: Arc<Pace>, stall: Duration) {
+    let mut stream = pin!(stream);
+    let mut timer: Option<Pin<Box<Sleep>>> = None;
+    let mut armed_for = 0;
+    poll_fn(|cx| {
+        if stream.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        if !pace.waits.load(Ordering::Relaxed) {
+            armed_for = 0;
+            return Poll::Pending;
+        }
+        let frames = pace.frames.load(Ordering::Relaxed);
+        let until = (std::mem::replace(&mut armed_for, frames) != frames).then(|| Instant::now() + stall);
+        let timer = timer.get_or_insert_with(|| Box::pin(sleep_until(until.unwrap_or_else(Instant::now))));
+        if let Some(until) = until {
+            timer.as_mut().reset(until);
+        }
+        timer.as_mut().poll(cx)
+    })
+    .await;
+}
+
+/// Reads on until the client has closed too, for a bounded time and size.
+async fn linger(mut io: impl AsyncRead + AsyncWrite + Unpin) {
+    const WITHIN: Duration = Duration::from_secs(2);
+    const MOST: usize = 1024 * 1024;
+    let discard = async {
+        let mut left = MOST;
+        let mut chunk = [0; 8192];
+        while let Ok(read @ 1..) = io.read(&mut chunk).await {
+            left = left.saturating_sub(read);
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    // Whoever still sends after this is reset.
+    let _ = timeout(WITHIN, discard).await;
+    let _ = io.shutdown().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_whose_client_takes_nothing_ends_and_one_that_waits_for_the_application_does_not() {
+        let stall = Duration::from_secs(30);
+        let pace = Arc::<Pace>::default();
+        let started = Instant::now();
+        let never = poll_fn(|_| Poll::<()>::Pending);
+        pace.waits.store(true, Ordering::Relaxed);
+        pace.frames.store(1, Ordering::Relaxed);
+        paced(never, Arc::clone(&pace), stall).await;
+        assert_eq!(started.elapsed(), stall);
+
+        pace.waits.store(false, Ordering::Relaxed);
+        let hour = tokio::time::sleep(Duration::from_secs(3600));
+        paced(hour, pace, stall).await;
+        assert_eq!(started.elapsed(), stall + Duration::from_secs(3600));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_frame_taken_starts_the_wait_anew() {
+        let stall = Duration::from_secs(30);
+        let pace = Arc::<Pace>::default();
+        let started = Instant::now();
+        let stream = async {
+            for _ in 0..4 {
+                pace.frames.fetch_add(1, Ordering::Relaxed);
+                pace.waits.store(true, Ordering::Relaxed);
+                tokio::time::sleep(Duration::from_secs(29)).await;
+            }
+            pace.frames.fetch_add(1, Ordering::Relaxed);
+            poll_fn(|_| Poll::<()>::Pending).await;
+        };
+        paced(stream, Arc::clone(&pace), stall).await;
+        assert_eq!(started.elapsed().as_secs(), 4 * 29 + 30);
+    }
+}

@@ -1,0 +1,316 @@
+//! Accept, slots, bans before TLS, PROXY header, handshake, HTTP by ALPN, drain.
+
+mod bind;
+mod drive;
+mod handshake;
+mod http;
+mod plain;
+mod proxy;
+mod slots;
+mod wire;
+
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::events::{ConnectionCause, Event};
+use crate::net::ClientAddr;
+use crate::policy::ban::BanAnswer;
+
+use self::drive::End;
+use self::handshake::Secured;
+use self::slots::{ClientSlot, Slot};
+use self::wire::{Held, Watch, Wire};
+use super::{Snapshot, Worker};
+
+pub use self::bind::{ListenerKind, Sockets, bind};
+pub use self::slots::Slots;
+
+/// Accepts until `stop`, then lets what is open finish until the deadline, then cuts it. Returns how many were cut.
+/// Runs on the worker's own current-thread runtime (`tokio::task::spawn` stays on it).
+pub async fn serve(
+    worker: Arc<Worker>,
+    listener: std::net::TcpListener,
+    kind: ListenerKind,
+    slots: Arc<Slots>,
+    stop: CancellationToken,
+    drain: Duration,
+) -> usize {
+    let door = Arc::new(Door {
+        worker,
+        kind,
+        slots,
+        // A child, so that connections of other workers do not share its lock.
+        stop: stop.child_token(),
+        cut: CancellationToken::new(),
+        open: TaskTracker::new(),
+    });
+    match TcpListener::from_std(listener) {
+        Ok(listener) => door.accept(listener).await,
+        Err(error) => {
+            door.worker.gateway.events.emit(Event::AcceptFailed { error: error.to_string(), pause: Duration::ZERO });
+            stop.cancelled().await;
+        }
+    }
+    door.drain(drain).await
+}
+
+/// One listener of one worker.
+struct Door {
+    worker: Arc<Worker>,
+    kind: ListenerKind,
+    slots: Arc<Slots>,
+    /// Ask connections to close.
+    stop: CancellationToken,
+    /// End them.
+    cut: CancellationToken,
+    /// Open sockets, tunnels included.
+    open: TaskTracker,
+}
+
+/// Who is at the door.
+enum Guest {
+    /// Known by its socket; `None`: a source that is never banned or counted as a client.
+    Direct(ClientAddr, Option<ClientSlot>),
+    /// A listed source, whose PROXY header will tell.
+    Proxied,
+}
+
+/// The pause after a failure to accept that will not pass by itself, doubling to the longest.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// How long cut connections may take to let go.
+const LETTING_GO: Duration = Duration::from_millis(250);
+
+impl Door {
+    async fn accept(self: &Arc<Self>, listener: TcpListener) {
+        let mut pause = SHORTEST_PAUSE;
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => break,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, peer)) => {
+                    pause = SHORTEST_PAUSE;
+                    self.greet(stream, peer.ip().to_canonical());
+                }
+                Err(error) if is_of_one_connection(&error) => {}
+                // Out of descriptors or memory: trying again at once would only burn the processor.
+                Err(error) => {
+                    self.emit(Event::AcceptFailed { error: error.to_string(), pause });
+                    tokio::select! {
+                        () = self.stop.cancelled() => break,
+                        () = sleep(pause) => {}
+                    }
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+            }
+        }
+        self.accept_queued(listener);
+    }
+
+    /// What the kernel already accepted for this socket would be reset with it.
+    fn accept_queued(self: &Arc<Self>, listener: TcpListener) {
+        let Ok(listener) = listener.into_std() else { return };
+        while let Ok((stream, peer)) = listener.accept() {
+            if stream.set_nonblocking(true).is_ok()
+                && let Ok(stream) = TcpStream::from_std(stream)
+            {
+                self.greet(stream, peer.ip().to_canonical());
+            }
+        }
+    }
+
+    async fn drain(&self, within: Duration) -> usize {
+        let deadline = Instant::now() + within;
+        self.open.close();
+        if timeout_at(deadline, self.open.wait()).await.is_ok() {
+            return 0;
+        }
+        let cut = self.open.len();
+        self.cut.cancel();
+        // Tunnels end with the worker's runtime.
+        let _ = timeout(LETTING_GO, self.open.wait()).await;
+        cut
+    }
+
+    /// The cheap checks, before a byte is read or a task made.
+    fn greet(self: &Arc<Self>, stream: TcpStream, peer: IpAddr) {
+        let (slot, guest) = match self.admit(peer) {
+            Ok(admitted) => admitted,
+            Err(cause) => return self.turn_away(&stream, peer, None, cause),
+        };
+        // Answers are written whole; waiting to fill a segment only delays them.
+        let _ = stream.set_nodelay(true);
+        let door = Arc::clone(self);
+        tokio::spawn(async move {
+            tokio::select! {
+                biased;
+                () = door.receive(stream, peer, slot, guest) => {}
+                () = door.cut.cancelled() => {}
+            }
+        });
+    }
+
+    fn admit(&self, peer: IpAddr) -> Result<(Slot, Guest), ConnectionCause> {
+        let snapshot = self.worker.gateway.snapshot.load();
+        let slot = self.slots.enter().ok_or(ConnectionCause::TooManyConnections)?;
+        if snapshot.config.listen.proxy_protocol.contains(peer) {
+            return Ok((slot, Guest::Proxied));
+        }
+        let client = ClientAddr::new(peer, snapshot.config.ipv6_prefix);
+        let client_slot = self.screen(&snapshot, client)?;
+        Ok((slot, Guest::Direct(client, client_slot)))
+    }
+
+    /// Ban, connections and handshakes of one client. Fails closed, save for those who speak for others: trusted proxies and
+    /// PROXY sources are never banned nor capped, since that would hold everybody behind them.
+    fn screen(&self, snapshot: &Snapshot, client: ClientAddr) -> Result<Option<ClientSlot>, ConnectionCause> {
+        let listen = &snapshot.config.listen;
+        if listen.trusted_proxies.contains(client.ip) || listen.proxy_protocol.contains(client.ip) {
+            return Ok(None);
+        }
+        let gateway = &self.worker.gateway;
+        let now = gateway.clock.now();
+        // Under `explain` the request gets its 403, and who proves who he is passes.
+        if snapshot.policy.bans.answer == BanAnswer::Drop && gateway.state.bans.of_client(&client, now).is_some() {
+            return Err(ConnectionCause::Banned);
+        }
+        let slot = self.slots.enter_client(client.key).ok_or(ConnectionCause::TooManyFromClient)?;
+        if self.kind == ListenerKind::Https && !self.slots.may_shake(client.key, now) {
+            return Err(ConnectionCause::TooManyHandshakes);
+        }
+        Ok(Some(slot))
+    }
+
+    /// One connection, from its first byte to its last.
+    async fn receive(&self, mut stream: TcpStream, peer: IpAddr, slot: Slot, guest: Guest) {
+        let (client, client_slot, ahead) = match guest {
+            Guest::Direct(client, client_slot) => (client, client_slot, Bytes::new()),
+            Guest::Proxied => match self.introduce(&mut stream, peer).await {
+                Ok(introduced) => introduced,
+                Err(None) => return,
+                Err(Some((client, cause))) => return self.turn_away(&stream, peer, client, cause),
+            },
+        };
+        let watch = Arc::<Watch>::default();
+        let held = Held { _slot: slot, _client: client_slot, _open: self.open.token() };
+        let wire = Wire::new(stream, ahead, Arc::clone(&watch), Some(held));
+        let end = match self.kind {
+            ListenerKind::PlainHttp => self.refuse_plain(wire, &watch, peer, client).await,
+            ListenerKind::Https => match handshake::secure(&self.worker, wire, &watch, peer, client).await {
+                Some(secured) => self.speak(secured, &watch).await,
+                None => return,
+            },
+        };
+        self.tell(end, peer, client.ip);
+    }
+
+    /// Reads a source's PROXY header; the client that it names is checked as if it had come itself.
+    async fn introduce(
+        &self,
+        stream: &mut TcpStream,
+        peer: IpAddr,
+    ) -> Result<(ClientAddr, Option<ClientSlot>, Bytes), Option<(Option<IpAddr>, ConnectionCause)>> {
+        let deadline = self.worker.gateway.snapshot.load().config.deadlines.proxy_header;
+        let (source, ahead) = match timeout(deadline, proxy::read(stream)).await {
+            Ok(Ok(introduced)) => introduced,
+            Ok(Err(cause)) => return Err(cause.map(|cause| (None, cause))),
+            Err(_) => return Err(Some((None, ConnectionCause::ProxyHeaderTimeout))),
+        };
+        let snapshot = self.worker.gateway.snapshot.load();
+        let ip = match source {
+            proxy::Source::Client(ip) => ip,
+            proxy::Source::Itself => peer,
+        };
+        let client = ClientAddr::new(ip, snapshot.config.ipv6_prefix);
+        let slot = self.screen(&snapshot, client).map_err(|cause| Some((Some(client.ip), cause)))?;
+        Ok((client, slot, ahead))
+    }
+
+    async fn speak(&self, secured: Secured, watch: &Arc<Watch>) -> End<hyper::Error> {
+        let Secured { stream, connection, h2 } = secured;
+        let snapshot = self.worker.gateway.snapshot.load_full();
+        // The config alone is held: a connection must not keep an old snapshot's upstreams and keys alive.
+        let config = Arc::clone(&snapshot.config);
+        drop(snapshot);
+        let terms = http::Terms { caps: &config.caps, deadlines: &config.deadlines, stop: &self.stop };
+        let handle = |request| Arc::clone(&self.worker).handle(Arc::clone(&connection), request);
+        if h2 { http::http2(stream, watch, &terms, handle).await } else { http::http1(stream, watch, &terms, handle).await }
+    }
+
+    async fn refuse_plain(&self, wire: Wire, watch: &Arc<Watch>, peer: IpAddr, client: ClientAddr) -> End<hyper::Error> {
+        let config = Arc::clone(&self.worker.gateway.snapshot.load().config);
+        let terms = http::Terms { caps: &config.caps, deadlines: &config.deadlines, stop: &self.stop };
+        let handle = |request| std::future::ready(Ok(plain::answer(&self.worker, peer, client, &request)));
+        http::http1_once(wire, watch, &terms, handle).await
+    }
+
+    /// Closes at once, with a reset: nothing of what the peer sent deserves an answer or a state in the kernel.
+    fn turn_away(&self, stream: &TcpStream, peer: IpAddr, client: Option<IpAddr>, cause: ConnectionCause) {
+        let _ = stream.set_zero_linger();
+        self.emit(Event::ConnectionRefused { peer, client, cause });
+    }
+
+    /// Who merely left, or was idle between requests, is no event.
+    fn tell(&self, end: End<hyper::Error>, peer: IpAddr, client: IpAddr) {
+        let breach = |cause: &str| Event::ProtocolError { client, cause: cause.to_owned() };
+        let event = match end {
+            End::Closed(Ok(())) | End::Idle => return,
+            End::Closed(Err(error)) => match http::breach(&error) {
+                Some(cause) => breach(&cause),
+                None => return,
+            },
+            End::Silent => Event::ConnectionRefused { peer, client: Some(client), cause: ConnectionCause::IdleTimeout },
+            End::HeadTimeout => breach("the head of a request was not whole in time"),
+            End::Stalled => breach("the client took nothing of its answer in time"),
+        };
+        self.emit(event);
+    }
+
+    fn emit(&self, event: Event) {
+        self.worker.gateway.events.emit(event);
+    }
+}
+
+/// Errors that concern the one connection which was just to be accepted; the next may be well.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{
+        ConnectionAborted, ConnectionReset, HostUnreachable, Interrupted, NetworkDown, NetworkUnreachable, PermissionDenied,
+        TimedOut,
+    };
+    matches!(
+        error.kind(),
+        ConnectionAborted
+            | ConnectionReset
+            | Interrupted
+            | HostUnreachable
+            | NetworkDown
+            | NetworkUnreachable
+            | PermissionDenied
+            | TimedOut
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accept_errors_are_sorted_by_whom_they_concern() {
+        assert!(is_of_one_connection(&io::ErrorKind::ConnectionAborted.into()));
+        // EMFILE and ENFILE have no kind of their own; whatever is unknown makes the loop pause.
+        for code in [24, 23] {
+            assert!(!is_of_one_connection(&io::Error::from_raw_os_error(code)));
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! The plain port: it never forwards and never reads a body. Every answer is a refusal, or a redirect to the same address
+//! behind TLS.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Empty};
+
+use crate::config::PlainHttp;
+use crate::events::{DecisionId, RequestRecord};
+use crate::net::ClientAddr;
+use crate::policy::route::canonical_host;
+use crate::policy::{CanonicalPath, Denial, Reason};
+use crate::upstream::Body;
+
+use super::super::record::Recorder;
+use super::super::respond::{self, Asked};
+use super::super::{Snapshot, Worker};
+
+/// Longest text kept of a target that has no canonical form, in bytes.
+const MOST_TARGET: usize = 1024;
+
+/// Answers one request and closes. Fails closed: what cannot be redirected safely is refused.
+pub(super) fn answer<B: http_body::Body>(
+    worker: &Worker,
+    peer: IpAddr,
+    client: ClientAddr,
+    request: &Request<B>,
+) -> Response<Body> {
+    let gateway = &worker.gateway;
+    let snapshot = gateway.snapshot.load();
+    let now = gateway.clock.now();
+    let id = DecisionId::fresh(now.wall);
+    let target = Target::read(request);
+    let mut record = RequestRecord {
+        decision: id,
+        at: now.wall,
+        generation: snapshot.generation,
+        client: client.ip,
+        peer,
+        method: request.method().clone(),
+        host: target.as_ref().map(|target| target.host.clone()).unwrap_or_default(),
+        path: target.as_ref().map_or_else(|_| raw_path(request), |target| target.path.as_str().to_owned()),
+        version: request.version(),
+        route: None,
+        status: 0,
+        reason: None,
+        cause: None,
+        identity: None,
+        approval: None,
+        bot: None,
+        upstream: None,
+        tls: None,
+        bytes_in: 0,
+        bytes_out: 0,
+        took: Duration::ZERO,
+        cut: false,
+        user_agent: text(request.headers(), header::USER_AGENT),
+        referer: text(request.headers(), header::REFERER).map(without_query),
+    };
+
+    let outcome = target.and_then(|target| redirect(&snapshot, request.method(), &target));
+    let mut response = match outcome {
+        Ok(location) => moved(location, id),
+        Err(denial) => {
+            record.reason = Some(denial.reason);
+            let response = respond::denial(&denial, id, &Asked::of(request), &snapshot.policy.document);
+            record.cause = Some(denial.cause.into_owned());
+            response
+        }
+    };
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    record.status = response.status().as_u16();
+    let recorder = Recorder::new(record, gateway.events.clone(), gateway.clock.clone(), now);
+    response.map(|body| recorder.attach(body))
+}
+
+/// Where a request wants to go, canonical.
+struct Target {
+    host: String,
+    path: CanonicalPath,
+}
+
+impl Target {
+    fn read<B>(request: &Request<B>) -> Result<Self, Denial> {
+        let refuse = |cause| Denial::new(Reason::BadRequest, cause);
+        let mut hosts = request.headers().get_all(header::HOST).iter();
+        let authority = match (request.uri().authority(), hosts.next(), hosts.next()) {
+            (_, _, Some(_)) => return Err(refuse("several Host fields")),
+            // RFC 9112 section 3.2.2: the absolute form's authority stands, whatever Host says.
+            (Some(authority), _, _) => authority.as_str(),
+            (None, Some(host), None) => host.to_str().map_err(|_| refuse("a Host that is not ASCII"))?,
+            (None, None, None) => return Err(refuse("no Host")),
+        };
+        let host = canonical_host(authority).ok_or_else(|| refuse("a Host that is not a host"))?;
+        let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
+        let path = CanonicalPath::parse(target).map_err(|fault| Denial::new(Reason::BadRequest, fault.to_string()))?;
+        Ok(Self { host, path })
+    }
+}
+
+/// The address behind TLS. Only hosts of known sites are named, so that nobody can make this gateway send people elsewhere.
+fn redirect(snapshot: &Snapshot, method: &Method, target: &Target) -> Result<HeaderValue, Denial> {
+    let refuse = |cause| Denial::new(Reason::TlsRequired, cause);
+    match snapshot.config.listen.plain_http {
+        PlainHttp::Redirect if method == Method::GET || method == Method::HEAD => {}
+        PlainHttp::Redirect => return Err(refuse("only GET and HEAD are redirected")),
+        PlainHttp::Refuse => return Err(refuse("plain HTTP")),
+    }
+    if snapshot.policy.sites.by_host(&target.host).is_none() {
+        return Err(refuse("no site of that host"));
+    }
+    let port = snapshot.config.listen.https.first().map(|address| address.value.port());
+    location(target, port).ok_or_else(|| refuse("an address that cannot stand in Location"))
+}
+
+fn location(target: &Target, port: Option<u16>) -> Option<HeaderValue> {
+    let port = match port {
+        None | Some(0 | 443) => String::new(),
+        Some(port) => format!(":{port}"),
+    };
+    let query = target.path.query().map(|query| format!("?{query}")).unwrap_or_default();
+    HeaderValue::try_from(format!("https://{}{port}{}{query}", target.host, target.path.as_str())).ok()
+}
+
+/// 308 keeps the method; browsers may remember it.
+fn moved(location: HeaderValue, id: DecisionId) -> Response<Body> {
+    let mut response = Response::new(Empty::<Bytes>::new().map_err(|never| match never {}).boxed_unsync());
+    *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
+    response.headers_mut().insert(header::LOCATION, location);
+    if let Ok(id) = HeaderValue::try_from(id.to_string()) {
+        response.headers_mut().insert("doorward-decision", id);
+    }
+    response
+}
+
+fn raw_path<B>(request: &Request<B>) -> String {
+    let path = request.uri().path();
+    path.get(..path.floor_char_boundary(MOST_TARGET)).unwrap_or_default().to_owned()
+}
+
+fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<String> {
+    headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+}
+
+/// A query may hold a secret.
+fn without_query(referer: String) -> String {
+    referer.split(['?', '#']).next().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(request: http::request::Builder) -> Result<Target, Denial> {
+        Target::read(&request.body(()).unwrap())
+    }
+
+    #[test]
+    fn a_redirect_names_the_canonical_host_and_path_and_the_tls_port() {
+        let target = target(Request::get("/orders/%7e17?a=b%20c").header("host", "PORTAL.example.com.:8080")).unwrap();
+        let at = |port| location(&target, port).unwrap();
+        assert_eq!(at(Some(443)), "https://portal.example.com/orders/~17?a=b%20c");
+        assert_eq!(at(Some(8443)), "https://portal.example.com:8443/orders/~17?a=b%20c");
+        assert_eq!(at(Some(0)), at(Some(443)));
+    }
+
+    #[test]
+    fn open_redirect_what_has_two_readings_is_refused() {
+        for request in [
+            Request::get("//evil.example/"),
+            Request::get("/..%2f"),
+            Request::get("/a/../b"),
+            Request::get("/").header("host", "other.example.com"),
+            Request::options("*"),
+        ] {
+            let refused = target(request.header("host", "portal.example.com"));
+            assert_eq!(refused.err().map(|denial| denial.reason), Some(Reason::BadRequest));
+        }
+        assert!(target(Request::get("/")).is_err());
+        assert!(target(Request::get("/").header("host", "portal.example.com@evil")).is_err());
+    }
+}

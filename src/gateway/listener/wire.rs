@@ -1,0 +1,196 @@
+//! The client's socket under a watch: what was read ahead, what moves, and the slots it holds until it closes.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use super::slots::{ClientSlot, Slot};
+
+/// A client's socket. It carries its slots, so that they are held as long as it is open, tunnels included.
+pub(super) struct Wire<S = TcpStream> {
+    stream: S,
+    /// Read with the PROXY header, but after it.
+    ahead: Bytes,
+    watch: Arc<Watch>,
+    _held: Option<Held>,
+}
+
+/// What is given back when the socket closes.
+pub(super) struct Held {
+    pub _slot: Slot,
+    pub _client: Option<ClientSlot>,
+    pub _open: TaskTrackerToken,
+}
+
+/// What a connection does, as flags and counts: no clock is read where bytes move. Deadlines are made of it in
+/// [`drive`](super::drive).
+#[derive(Default)]
+pub(super) struct Watch {
+    /// Requests begun.
+    requests: AtomicUsize,
+    /// Requests whose answer is not over.
+    in_flight: AtomicUsize,
+    /// Bytes came since this was last taken.
+    heard: AtomicBool,
+    /// Bytes came at all.
+    spoke: AtomicBool,
+    /// The socket took no more of what is to be sent.
+    blocked: AtomicBool,
+    /// Writes that the socket took.
+    written: AtomicUsize,
+}
+
+/// One request until its answer is over.
+pub(super) struct InFlight(Arc<Watch>);
+
+impl<S> Wire<S> {
+    pub(super) fn new(stream: S, ahead: Bytes, watch: Arc<Watch>, held: Option<Held>) -> Self {
+        if !ahead.is_empty() {
+            watch.hear();
+        }
+        Self { stream, ahead, watch, _held: held }
+    }
+}
+
+impl Watch {
+    pub(super) fn begin(self: &Arc<Self>) -> InFlight {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        InFlight(Arc::clone(self))
+    }
+
+    pub(super) fn requests(&self) -> usize {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn take_heard(&self) -> bool {
+        self.heard.swap(false, Ordering::Relaxed)
+    }
+
+    /// Whether the client sent anything at all.
+    pub(super) fn spoke(&self) -> bool {
+        self.spoke.load(Ordering::Relaxed)
+    }
+
+    /// While the socket takes no more: how many writes it took before.
+    pub(super) fn blocked(&self) -> Option<usize> {
+        self.blocked.load(Ordering::Relaxed).then(|| self.written.load(Ordering::Relaxed))
+    }
+
+    fn hear(&self) {
+        self.heard.store(true, Ordering::Relaxed);
+        self.spoke.store(true, Ordering::Relaxed);
+    }
+
+    fn note_write<T>(&self, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if result.is_ready() {
+            self.written.fetch_add(1, Ordering::Relaxed);
+        }
+        self.blocked.store(result.is_pending(), Ordering::Relaxed);
+        result
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.ahead.is_empty() {
+            let length = self.ahead.len().min(buf.remaining());
+            buf.put_slice(self.ahead.get(..length).unwrap_or_default());
+            self.ahead.advance(length);
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        let result = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.watch.hear();
+        }
+        result
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.watch.note_write(result)
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
+        self.watch.note_write(result)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_read_ahead_comes_first_in_pieces_of_any_size() {
+        let watch = Arc::<Watch>::default();
+        let mut wire = Wire::new(&b" world"[..], Bytes::from_static(b"hello"), Arc::clone(&watch), None);
+        assert!(watch.take_heard());
+        let mut two = [0; 2];
+        wire.read_exact(&mut two).await.unwrap();
+        assert_eq!(&two, b"he");
+        let mut rest = String::new();
+        wire.read_to_string(&mut rest).await.unwrap();
+        assert_eq!(rest, "llo world");
+        assert!(watch.take_heard() && !watch.take_heard());
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_takes_nothing_is_seen_and_its_progress_too() {
+        let watch = Arc::<Watch>::default();
+        let (ours, mut theirs) = tokio::io::duplex(4);
+        let mut wire = Wire::new(ours, Bytes::new(), Arc::clone(&watch), None);
+        let mut write = poll_write(&mut wire, b"123456");
+        assert_eq!(write, Poll::Ready(4));
+        assert_eq!(watch.blocked(), None);
+        write = poll_write(&mut wire, b"56");
+        assert_eq!(write, Poll::Pending);
+        let before = watch.blocked().unwrap();
+        theirs.read_exact(&mut [0; 2]).await.unwrap();
+        assert_eq!(poll_write(&mut wire, b"567"), Poll::Ready(2));
+        assert_eq!(poll_write(&mut wire, b"7"), Poll::Pending);
+        assert!(watch.blocked().unwrap() > before);
+        theirs.read_exact(&mut [0; 4]).await.unwrap();
+        wire.write_all(b"7").await.unwrap();
+        assert_eq!(watch.blocked(), None);
+    }
+
+    fn poll_write(wire: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> Poll<usize> {
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        Pin::new(wire).poll_write(&mut cx, bytes).map(Result::unwrap)
+    }
+}

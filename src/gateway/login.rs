@@ -1,0 +1,186 @@
+//! A login attempt on its way: recognised, read whole, reserved, forwarded, settled.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use http::{Response, request};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+
+use crate::clock::Now;
+use crate::events::{DecisionId, Event, GuessScope};
+use crate::net::ClientAddr;
+use crate::policy::ban::Ban;
+use crate::policy::login::{AccountKey, Attempt, LoginOutcome, LoginRule, MAX_LOGIN_BODY};
+use crate::policy::{CanonicalPath, Denial, Reason, Route};
+use crate::state::guesses::{GuessPermit, Guesser, RefusedBy, Settled};
+use crate::state::store::Durable;
+use crate::upstream::{Body, BodyError, ForwardError, ForwardErrorKind};
+
+use super::{Gateway, forward};
+
+/// The rule by which this request is an attempt, whatever its body.
+pub fn recognise<'r>(route: &'r Route, head: &request::Parts, path: &CanonicalPath) -> Option<&'r Arc<LoginRule>> {
+    route.attempt(&head.method, path).filter(|rule| rule.offered(&head.headers))
+}
+
+/// Reads the attempt's body whole, then its account. Fails closed: an account that cannot be read exactly once is a 400.
+/// The body comes back as it was, to be forwarded.
+pub async fn read(
+    rule: &LoginRule,
+    head: &request::Parts,
+    path: &CanonicalPath,
+    body: Incoming,
+    terms: &forward::Terms,
+) -> Result<(Body, Attempt), Denial> {
+    let bytes = collect(forward::request_body(body, terms)).await?;
+    let attempt = rule.read(&head.headers, path.query(), &bytes)?;
+    let body = Full::new(bytes).map_err(|never| match never {}).boxed_unsync();
+    Ok((body, attempt))
+}
+
+/// Where attempts of one request are reserved and settled.
+pub struct Desk<'a> {
+    pub gateway: &'a Arc<Gateway>,
+    pub rule: &'a Arc<LoginRule>,
+    pub client: &'a ClientAddr,
+    pub who: Guesser,
+    pub decision: DecisionId,
+    pub now: Now,
+}
+
+/// A reserved guess. Dropped unsettled (the client cut it off) it counts as a failure.
+pub struct Guess {
+    permit: GuessPermit,
+    rule: Arc<LoginRule>,
+    told: Told,
+}
+
+/// What the events of one guess say.
+#[derive(Clone)]
+struct Told {
+    gateway: Arc<Gateway>,
+    client: ClientAddr,
+    who: Guesser,
+    account: AccountKey,
+    decision: DecisionId,
+}
+
+impl Desk<'_> {
+    /// Fails closed: without a reservation nothing is forwarded. Which counter refused stays private.
+    pub fn reserve(self, attempt: Attempt) -> Result<Guess, Denial> {
+        let state = &self.gateway.state;
+        let told = Told {
+            gateway: Arc::clone(self.gateway),
+            client: *self.client,
+            who: self.who,
+            account: attempt.account.clone(),
+            decision: self.decision,
+        };
+        if let Some(ban) = state.bans.of_account(&attempt.account, self.now) {
+            told.refused(GuessScope::Ban);
+            return Err(ban.denial(self.now, "a banned account"));
+        }
+        match state.guesses.reserve(told.who.clone(), &attempt, self.now) {
+            Ok(permit) => {
+                let cut_off = told.clone();
+                let permit = permit.on_drop(move |settled| cut_off.cut(settled));
+                Ok(Guess { permit, rule: Arc::clone(self.rule), told })
+            }
+            Err(refusal) => {
+                told.refused(match refusal.scope {
+                    RefusedBy::Guesser => GuessScope::Client,
+                    RefusedBy::Account => GuessScope::Account,
+                });
+                Err(Denial::new(Reason::TooManyAttempts, "the guess budget is spent").retry_after(refusal.retry_after))
+            }
+        }
+    }
+}
+
+impl Guess {
+    /// Settles by the answer; a ban that follows is on disk before the answer leaves.
+    pub async fn settle(self, sent: Result<Response<Body>, ForwardError>) -> Result<Response<Body>, ForwardError> {
+        let outcome = match &sent {
+            Ok(response) => self.rule.outcome(response.status(), response.headers()),
+            Err(error) if error.unsent => LoginOutcome::Unsent,
+            Err(error) => match error.kind {
+                ForwardErrorKind::ClientBody | ForwardErrorKind::BodyTooLarge => LoginOutcome::Failed,
+                _ => LoginOutcome::Fault,
+            },
+        };
+        let now = self.told.gateway.clock.now();
+        let settled = self.permit.settle(outcome, now);
+        self.told.outcome(outcome);
+        if let Some(ban) = self.told.ban(settled, now) {
+            self.told.written(ban).await;
+        }
+        sent
+    }
+}
+
+impl Told {
+    /// The ban holds in memory from here on; the future ends when it is on disk.
+    fn ban(&self, settled: Settled, now: Now) -> Option<(Ban, Durable)> {
+        let (key, failures) = settled.ban?;
+        self.gateway.state.bans.punish(key, failures, now)
+    }
+
+    /// Waits for the disk; when it refuses, an event says so and the ban still holds in memory.
+    async fn written(&self, (ban, durable): (Ban, Durable)) {
+        let written = durable.await;
+        if let Err(error) = &written {
+            self.gateway.events.emit(Event::StoreFailed { action: "ban", error: error.to_string() });
+        }
+        self.gateway.events.emit(Event::BanMade { ban, durable: written.is_ok() });
+    }
+
+    /// The client hung up: there is nobody left to answer, so the disk is not waited for.
+    fn cut(self, settled: Settled) {
+        self.outcome(LoginOutcome::Failed);
+        let Some(ban) = self.ban(settled, self.gateway.clock.now()) else { return };
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { self.written(ban).await });
+        }
+    }
+
+    fn outcome(&self, outcome: LoginOutcome) {
+        self.gateway.events.emit(Event::LoginAttempt {
+            decision: self.decision,
+            client: self.client,
+            account: Arc::clone(&self.account.0),
+            identity: match &self.who {
+                Guesser::Identity(key) => Some(Arc::clone(key)),
+                Guesser::Client(_) => None,
+            },
+            outcome,
+        });
+    }
+
+    fn refused(&self, scope: GuessScope) {
+        self.gateway.events.emit(Event::GuessRefused {
+            decision: self.decision,
+            client: self.client,
+            account: Arc::clone(&self.account.0),
+            scope,
+        });
+    }
+}
+
+async fn collect(mut body: Body) -> Result<Bytes, Denial> {
+    let refused = |cause: &'static str| Denial::new(Reason::BadRequest, cause);
+    let mut whole = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| match error {
+            BodyError::TooLarge => Denial::new(Reason::BodyTooLarge, "the login body is over the route's cap"),
+            BodyError::Stalled => refused("the login body stalled"),
+            BodyError::Peer(_) => refused("the login body broke off"),
+        })?;
+        let Ok(data) = frame.into_data() else { continue };
+        if whole.len() + data.len() > MAX_LOGIN_BODY {
+            return Err(refused("the login body is over 64 KiB"));
+        }
+        whole.extend_from_slice(&data);
+    }
+    Ok(whole.freeze())
+}

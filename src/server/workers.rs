@@ -1,0 +1,91 @@
+//! The crew: one thread a worker, each with its own current-thread runtime and its own listeners.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::gateway::listener::{self, ListenerKind, Slots, Sockets};
+use crate::gateway::{Gateway, Worker};
+use crate::upstream::Pool;
+
+/// How often a worker closes upstream connections that were idle too long.
+const SWEEP: Duration = Duration::from_secs(5);
+
+/// All workers.
+pub struct Crew {
+    desks: Mutex<Vec<mpsc::UnboundedSender<Door>>>,
+    threads: Mutex<Vec<JoinHandle<usize>>>,
+}
+
+/// One socket for one worker to serve.
+struct Door {
+    socket: std::net::TcpListener,
+    kind: ListenerKind,
+    stop: CancellationToken,
+    drain: Duration,
+}
+
+impl Crew {
+    /// Starts the threads; they serve nothing yet.
+    pub fn start(count: usize, gateway: &Arc<Gateway>, slots: &Arc<Slots>) -> io::Result<Self> {
+        let (mut desks, mut threads) = (Vec::new(), Vec::new());
+        for id in 0..count {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let (desk, doors) = mpsc::unbounded_channel();
+            let worker = Arc::new(Worker { id, gateway: Arc::clone(gateway), pool: Pool::new() });
+            let slots = Arc::clone(slots);
+            let thread = std::thread::Builder::new()
+                .name(format!("doorward-{id}"))
+                .spawn(move || runtime.block_on(work(worker, slots, doors)))?;
+            desks.push(desk);
+            threads.push(thread);
+        }
+        Ok(Self { desks: Mutex::new(desks), threads: Mutex::new(threads) })
+    }
+
+    /// Hands each worker its socket of one address.
+    pub fn serve(&self, sockets: Sockets, stop: &CancellationToken, drain: Duration) {
+        for (desk, socket) in held(&self.desks).iter().zip(sockets.per_worker) {
+            // A worker that is gone has panicked; the others go on serving the address.
+            let _ = desk.send(Door { socket, kind: sockets.kind, stop: stop.clone(), drain });
+        }
+    }
+
+    /// Waits for the threads to end, once their doors are stopped. Blocks; returns how many connections were cut.
+    pub fn finish(&self) -> usize {
+        held(&self.desks).clear();
+        let threads = std::mem::take(&mut *held(&self.threads));
+        threads.into_iter().map(|thread| thread.join().unwrap_or(0)).sum()
+    }
+}
+
+fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+async fn work(worker: Arc<Worker>, slots: Arc<Slots>, mut doors: mpsc::UnboundedReceiver<Door>) -> usize {
+    let mut open = JoinSet::new();
+    let mut cut = 0;
+    let mut sweep = tokio::time::interval(SWEEP);
+    loop {
+        tokio::select! {
+            door = doors.recv() => match door {
+                Some(Door { socket, kind, stop, drain }) => {
+                    open.spawn(listener::serve(Arc::clone(&worker), socket, kind, Arc::clone(&slots), stop, drain));
+                }
+                None => break,
+            },
+            Some(closed) = open.join_next() => cut += closed.unwrap_or(0),
+            _ = sweep.tick() => worker.pool.sweep(),
+        }
+    }
+    while let Some(closed) = open.join_next().await {
+        cut += closed.unwrap_or(0);
+    }
+    cut
+}

@@ -1,0 +1,5 @@
+//! One integration binary, one file a promise.
+
+mod architecture;
+mod config;
+mod support;

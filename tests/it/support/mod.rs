@@ -1,0 +1,129 @@
+//! The stage of every promise: the real gateway on real sockets before the demo's portal, and visitors with real handshakes.
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+pub use doorward::cli::demo::attack::visitor::{Answer, Line, Visitor, browser, credentials, form, read_all};
+pub use doorward::cli::demo::portal::ACCOUNT;
+pub use doorward::cli::demo::stage::Stage;
+
+/// No test takes longer; one that does has hung.
+const HANGS: Duration = Duration::from_secs(60);
+
+/// Names on the server certificate of every stage.
+pub const NAMES: &[&str] = &["localhost", "partners.localhost", "other.localhost", "*.tenants.localhost"];
+
+/// Everything but sites, limits and logins. `{certs}`, `{state}` and `{portal}` are filled in by [`open`].
+pub const BASE: &str = r#"
+state_dir = "{state}"
+workers = 2
+[listen]
+https = ["127.0.0.1:0"]
+http = ["127.0.0.1:0"]
+metrics = "127.0.0.1:0"
+[deadlines]
+handshake = "2s"
+head = "2s"
+body = "2s"
+drain = "2s"
+[log]
+access = "{state}/access.log"
+events = "{state}/events.log"
+[tls]
+[[tls.certificate]]
+chain = "{certs}/portal.crt"
+key = "{certs}/portal.key"
+[client_ca.acme]
+roots = ["{certs}/acme-ca.pem"]
+crls = ["{certs}/acme-ca.crl"]
+tenant = "acme"
+roles = ["integrator"]
+[upstream.portal]
+servers = ["http://{portal}"]
+[approvals.signer.alice]
+public_key = "{certs}/alice.pub"
+party = "provider"
+"#;
+
+/// One open site on `localhost` with one route to the portal; automation is let in.
+pub const OPEN_SITE: &str = r#"
+[[site]]
+hosts = ["localhost"]
+  [[site.route]]
+  path = "/"
+  upstream = "portal"
+  bots = "any"
+"#;
+
+/// The demo's login page as a rule.
+pub const LOGIN: &str = r#"
+[login.form]
+request = { method = "POST", path = "/login" }
+account = { form = "username" }
+secret = { form = "password" }
+failed = [{ redirect = "/login?error=*" }, { status = [401, 403] }]
+ok = [{ redirect = "/home" }]
+"#;
+
+/// Opens a stage on a config text with its placeholders.
+pub fn open(text: &str) -> Stage {
+    let text = text.to_owned();
+    Stage::open(NAMES, move |certs, state, portal| {
+        text.replace("{certs}", &certs.display().to_string())
+            .replace("{state}", &state.display().to_string())
+            .replace("{portal}", &portal.to_string())
+    })
+    .unwrap_or_else(|error| panic!("the stage could not be opened:\n{error}"))
+}
+
+/// Runs the visitors' side of a test, bounded.
+pub fn run<T>(visit: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    let out = runtime.block_on(async { tokio::time::timeout(HANGS, visit).await.expect("the test hung") });
+    runtime.shutdown_background();
+    out
+}
+
+/// Runs the built binary against a stage's gateway.
+pub fn doorward(stage: &Stage, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_doorward"))
+        .arg("--config")
+        .arg(&stage.config)
+        .args(arguments)
+        .output()
+        .expect("the built binary runs")
+}
+
+/// The same, for its stdout; anything but success fails the test.
+pub fn told(stage: &Stage, arguments: &[&str]) -> String {
+    let output = doorward(stage, arguments);
+    assert!(output.status.success(), "doorward {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("text").trim().to_owned()
+}
+
+/// Waits for an event whose JSON line holds every one of the texts.
+pub async fn event(stage: &mut Stage, texts: &[&str]) -> String {
+    loop {
+        let line = tokio::time::timeout(Duration::from_secs(10), stage.events.recv())
+            .await
+            .unwrap_or_else(|_| panic!("no event with {texts:?} came"))
+            .expect("the gateway lives");
+        if texts.iter().all(|text| line.contains(text)) {
+            return line;
+        }
+    }
+}
+
+/// Rewrites the stage's config and has it taken over.
+pub fn rewrite(stage: &Stage, change: impl FnOnce(String) -> String) -> Output {
+    let text = std::fs::read_to_string(&stage.config).expect("the config");
+    std::fs::write(&stage.config, change(text)).expect("a writable config");
+    doorward(stage, &["reload"])
+}
+
+/// A file of the stage's PKI.
+pub fn cert(stage: &Stage, name: &str) -> PathBuf {
+    stage.pki.folder.join(name)
+}
