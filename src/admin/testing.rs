@@ -145,14 +145,18 @@ impl Door {
         }
     }
 
-    /// Waits for the next event of this kind.
+    /// Waits for the next event whose line has this part.
     pub fn hear(&mut self, part: &str) -> String {
-        loop {
-            let line = self.told.blocking_recv().unwrap();
-            if line.contains(part) {
-                return line;
+        let heard = async {
+            loop {
+                let line = self.told.recv().await.unwrap();
+                if line.contains(part) {
+                    return line;
+                }
             }
-        }
+        };
+        let deadline = std::time::Duration::from_secs(10);
+        runtime().block_on(async { tokio::time::timeout(deadline, heard).await }).expect("no such event")
     }
 }
 

@@ -3,11 +3,14 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::api::MAX_BODY;
 use super::testing::{Door, runtime};
+use crate::state::store::{Change, Durable, Store, StoreError, Table};
 
 fn exchange(mut stream: impl Read + Write, request: &str) -> String {
     stream.write_all(request.as_bytes()).unwrap();
@@ -53,15 +56,48 @@ fn bodies_are_capped_and_must_be_what_the_endpoint_takes() {
 }
 
 #[test]
-fn a_change_whose_operator_hangs_up_is_still_made_and_told() {
-    let mut door = Door::open();
+fn a_change_whose_operator_hangs_up_is_still_told() {
+    let (began, begun) = std::sync::mpsc::channel();
+    let disk = Arc::new(SlowDisk { began, done: Arc::new(Notify::new()) });
+    let mut door = Door::over(tempfile::tempdir().unwrap(), Arc::clone(&disk) as Arc<dyn Store>);
     let body = r#"{"key":"203.0.113.7","for":"2h"}"#;
     let request = format!("POST /bans/add HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}", body.len());
     let mut stream = UnixStream::connect(&door.socket).unwrap();
     stream.write_all(request.as_bytes()).unwrap();
+    begun.recv().unwrap();
     drop(stream);
+    // One more turn of the door, so that it has seen the operator go.
+    assert!(ask(&door, "GET", "/status", "").starts_with("HTTP/1.1 200"));
+    disk.done.notify_one();
     let line = door.hear("203.0.113.7");
-    assert!(line.contains("ban"), "{line}");
+    assert!(line.contains("ban.made"), "{line}");
+}
+
+/// Says when a write begins, and ends it when told.
+struct SlowDisk {
+    began: std::sync::mpsc::Sender<()>,
+    done: Arc<Notify>,
+}
+
+impl Store for SlowDisk {
+    fn load(&self, _table: Table) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    fn write(&self, _batch: Vec<Change>) -> Durable {
+        let (began, done) = (self.began.clone(), Arc::clone(&self.done));
+        Box::pin(async move {
+            began.send(()).unwrap();
+            done.notified().await;
+            Ok(())
+        })
+    }
+
+    fn close(&self) {}
+
+    fn describe(&self) -> String {
+        "a slow disk".to_owned()
+    }
 }
 
 #[test]
