@@ -14,7 +14,7 @@ use http::{Request, Response, StatusCode, Version};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
-use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::coop;
@@ -267,7 +267,7 @@ async fn tunnel(client: OnUpgrade, far: OnUpgrade, guard: Outstanding, idle: Dur
 /// Whether bytes of the client lay waiting before its 101 was written: they were meant for something else than the new
 /// protocol. A task that has spent its budget gets nothing from a socket, so what it still gets was read before, whatever
 /// kinds of stream are stacked here; a client that rightly speaks first after the 101 is never mistaken.
-async fn spoke_early(client: &mut TokioIo<Upgraded>) -> bool {
+async fn spoke_early(client: &mut (impl AsyncRead + Unpin)) -> bool {
     poll_fn(|cx| {
         while coop::has_budget_remaining() {
             let Poll::Ready(spent) = coop::poll_proceed(cx) else { break };
