@@ -398,7 +398,7 @@ fn the_door_paces_handshakes_by_client_and_refuses_beyond_patience() {
     let one = ClientAddr::new("2001:db8::1".parse().unwrap(), 64).key;
     let same = ClientAddr::new("2001:db8::2".parse().unwrap(), 64).key;
     let other = ClientAddr::new("2001:db8:0:1::1".parse().unwrap(), 64).key;
-    let turn = |client, millis| door.turn(client, &quota, at(millis * 1_000_000));
+    let turn = |client, millis: u64| door.turn(client, &quota, at(millis * 1_000_000));
     assert_eq!(turn(one, 0), Ok(Duration::ZERO));
     assert_eq!(turn(same, 0), Ok(Duration::ZERO));
     for place in 1..=5 {
