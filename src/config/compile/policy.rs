@@ -6,8 +6,8 @@ use std::path::Path;
 use rustls_pki_types::SubjectPublicKeyInfoDer;
 use rustls_pki_types::pem::PemObject;
 
-use crate::config::file::{ApprovalsTable, BansTable, LimitTable, SignerTable};
 use crate::config::Listen;
+use crate::config::file::{ApprovalsTable, BansTable, LimitTable, SignerTable};
 use crate::config::read::Named;
 use crate::policy::approval::{ApprovalRules, Party, Signer};
 use crate::policy::ban::BanRules;
