@@ -2,4 +2,6 @@
 
 mod architecture;
 mod config;
+mod mtls;
 mod support;
+mod tls;
