@@ -175,10 +175,9 @@ fn one_client_holds_no_more_connections_than_its_cap_and_hurts_no_other() {
         }
         for _ in 0..3 {
             assert!(caller.shake().await.is_err());
-            event(&mut stage, &[r#""cause":"too-many-from-client""#, r#""client":"127.0.2.1""#]).await;
+            event(&mut stage, &[r#""cause":"too-many-from-client""#, r#""peer":"127.0.2.1""#]).await;
         }
-        let mut plain = caller.tcp_to(stage.http()).await;
-        assert_eq!(until_closed(&mut plain).await, b"", "the plain port counts too");
+        assert!(caller.turned_away(stage.http()).await, "the plain port counts too");
         assert_eq!(other.get("/").await.told(), "200");
         for channel in &mut held {
             assert_eq!(channel.get("/").await.told(), "200", "what is open stays open");
@@ -201,8 +200,7 @@ fn all_clients_together_hold_no_more_connections_than_the_cap_and_accepting_goes
         }
         for _ in 0..40 {
             for caller in &callers[2..] {
-                let mut refused = caller.tcp().await;
-                assert_eq!(until_closed(&mut refused).await, b"");
+                assert!(caller.turned_away(stage.https()).await);
             }
         }
         event(&mut stage, &[r#""cause":"too-many-connections""#, "127.0.2.3"]).await;
@@ -224,7 +222,7 @@ fn a_client_begins_no_more_handshakes_than_its_rate() {
         }
         let error = caller.shake().await.expect_err("one too many");
         assert!(!alert(&error).contains("Alert"), "closed before any cryptography: {error}");
-        event(&mut stage, &[r#""cause":"too-many-handshakes""#, r#""client":"127.0.2.1""#]).await;
+        event(&mut stage, &[r#""cause":"too-many-handshakes""#, r#""peer":"127.0.2.1""#]).await;
         assert_eq!(Caller::new(&stage, [2, 2]).get("/").await.told(), "200");
     });
 }
@@ -327,13 +325,11 @@ fn a_ban_is_explained_or_drops_the_connection_before_tls() {
 
         let reload = crate::support::rewrite(&stage, |text| text.replace("\"explain\"", "\"drop\""));
         assert!(reload.status.success());
-        let mut dropped = caller.tcp().await;
-        assert_eq!(until_closed(&mut dropped).await, b"", "before a byte is read");
+        assert!(caller.turned_away(stage.https()).await, "before a byte is read");
         assert!(caller.shake().await.is_err());
-        event(&mut stage, &[r#""event":"connection.refused""#, r#""cause":"banned""#, r#""client":"127.0.2.1""#]).await;
+        event(&mut stage, &[r#""event":"connection.refused""#, r#""cause":"banned""#, r#""peer":"127.0.2.1""#]).await;
         assert!(open_before.send(browser("GET", "/"), "").await.is_err(), "an open connection is not answered either");
-        let mut plain = caller.tcp_to(stage.http()).await;
-        assert_eq!(until_closed(&mut plain).await, b"", "nor is the plain port");
+        assert!(caller.turned_away(stage.http()).await, "nor is the plain port");
         assert_eq!(other.get("/").await.told(), "200");
         told(&stage, &["bans", "lift", "127.0.2.1", "--reason", "called"]);
         assert_eq!(caller.get("/").await.told(), "200");

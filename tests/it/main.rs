@@ -2,6 +2,7 @@
 
 mod architecture;
 mod config;
+mod door;
 mod mtls;
 mod support;
 mod tls;

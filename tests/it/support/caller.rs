@@ -149,13 +149,22 @@ impl Caller {
     }
 
     pub async fn tcp(&self) -> TcpStream {
-        self.tcp_to(self.to).await
+        self.tcp_to(self.to).await.expect("a listener")
     }
 
-    pub async fn tcp_to(&self, to: SocketAddr) -> TcpStream {
-        let socket = TcpSocket::new_v4().expect("a socket");
-        socket.bind(SocketAddr::from((self.from, 0))).expect("a loopback address");
-        socket.connect(to).await.expect("a listener")
+    /// An error also where the gateway resets the connection at once.
+    pub async fn tcp_to(&self, to: SocketAddr) -> io::Result<TcpStream> {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind(SocketAddr::from((self.from, 0)))?;
+        socket.connect(to).await
+    }
+
+    /// Whether the gateway closes the connection at once, without a byte.
+    pub async fn turned_away(&self, to: SocketAddr) -> bool {
+        match self.tcp_to(to).await {
+            Ok(mut stream) => until_closed(&mut stream).await.is_empty(),
+            Err(error) => error.kind() == io::ErrorKind::ConnectionReset,
+        }
     }
 
     /// A handshake of its own.
@@ -164,7 +173,7 @@ impl Caller {
     }
 
     pub async fn shake_with(&self, config: &Arc<ClientConfig>) -> io::Result<TlsStream<TcpStream>> {
-        self.shake_over(self.tcp().await, config).await
+        self.shake_over(self.tcp_to(self.to).await?, config).await
     }
 
     pub async fn shake_over(&self, stream: TcpStream, config: &Arc<ClientConfig>) -> io::Result<TlsStream<TcpStream>> {
