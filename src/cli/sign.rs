@@ -30,7 +30,7 @@ pub(super) fn sign(gateway: &Gateway, id: &str, signer: &str, key: &Path) -> Res
 
 /// The bytes to sign, made anew from the record. Fails closed: another id, or bytes that differ from the gateway's, are
 /// not signed.
-fn agreed(id: &str, offered: &ApprovalPayload) -> Result<Vec<u8>, Failure> {
+pub(super) fn agreed(id: &str, offered: &ApprovalPayload) -> Result<Vec<u8>, Failure> {
     let refused = |why: &str| Failure::Failed(format!("not signed: {why}"));
     if offered.approval.id != id {
         return Err(refused("the gateway answered with another record"));

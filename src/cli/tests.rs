@@ -1,14 +1,17 @@
 //! The commands' round trip: the client, a real socket, the API, real state.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use super::client::Gateway;
 use super::{Failure, sign};
-use crate::admin::api::{Activated, AddBan, BanView, ExplainLimits, Explained, LiftBan, Reloaded, RequestApproval};
+use crate::admin::api::{
+    Activated, AddBan, ApprovalPayload, BanView, ExplainLimits, Explained, LiftBan, Reloaded, RequestApproval,
+};
 use crate::admin::testing::{ALICE_KEY, Door, FullDisk};
 use crate::policy::approval::{Approval, ApprovalKind, ApprovalStatus};
 use crate::state::limits::LimitView;
-use std::sync::Arc;
 
 fn gateway(door: &Door) -> Gateway {
     Gateway { config: "unused".into(), socket: Some(door.socket.clone()) }
@@ -198,6 +201,22 @@ fn a_signature_of_another_key_is_refused() {
     assert!(sign::sign(&gateway(&door), &requested.id, "alice", &key).is_err());
     let shown: Approval = gateway(&door).get(&format!("/approvals/{}", requested.id)).unwrap();
     assert!(shown.signatures.is_empty());
+}
+
+#[test]
+fn bytes_that_are_not_those_of_the_shown_record_are_never_signed() {
+    let door = Door::open();
+    let requested: Approval = gateway(&door).post("/approvals", &wanted()).unwrap();
+    let id = &requested.id;
+    let offered: ApprovalPayload = gateway(&door).get(&format!("/approvals/{id}/payload")).unwrap();
+    assert_eq!(sign::agreed(id, &offered).unwrap(), requested.canonical_bytes());
+    let mut shown_otherwise = offered.clone();
+    shown_otherwise.approval.terms.paths = vec!["/harmless".into()];
+    assert!(failed(sign::agreed(id, &shown_otherwise)).contains("not those of the record"));
+    let mut no_base64 = offered.clone();
+    no_base64.payload.insert(0, '!');
+    assert!(failed(sign::agreed(id, &no_base64)).contains("not base64"));
+    assert!(failed(sign::agreed("another", &offered)).contains("another record"));
 }
 
 #[test]
