@@ -20,7 +20,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore, SignatureScheme, SupportedProtocolVersion};
 use serde_json::Value;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
@@ -232,7 +232,7 @@ impl Caller {
 }
 
 impl Channel {
-    pub async fn over_h1(stream: TlsStream<TcpStream>, host: String) -> Self {
+    pub async fn over_h1(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, host: String) -> Self {
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.expect("HTTP/1");
         Self { sender: Sender::One(sender), host, end: tokio::spawn(connection) }
     }
