@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, USER_AGENT};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, COOKIE, HOST, USER_AGENT};
 use http::{HeaderMap, Method, Uri, request};
 use quick_cache::sync::Cache;
 
@@ -175,6 +175,16 @@ pub fn target(head: &request::Parts) -> Result<Target, Denial> {
     Ok(Target { authority, host, path })
 }
 
+/// Refuses a head of more lines than the cap. HTTP/1 ends such a head while it is parsed; HTTP/2 caps bytes only. Fails
+/// closed. A cookie in several lines counts once, since HTTP/2 clients split it to compress it (RFC 9113 section 8.2.3).
+pub fn head_lines(headers: &HeaderMap, cap: usize) -> Result<(), Denial> {
+    if headers.len() <= cap {
+        return Ok(());
+    }
+    let lines = headers.len() - headers.get_all(COOKIE).iter().count().saturating_sub(1);
+    if lines > cap { Err(Denial::new(Reason::HeadTooLarge, "more header lines than the cap")) } else { Ok(()) }
+}
+
 /// Refuses a body that declares itself over the cap, before a byte of it is read.
 pub fn declared_body(headers: &HeaderMap, cap: u64) -> Result<(), Denial> {
     let declared = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
@@ -265,6 +275,17 @@ mod tests {
         let one = head(http::Request::get("https://A.example:8443/x?y=1"));
         let target = target(&one).expect("one host");
         assert_eq!((target.host.as_str(), target.path.as_str(), target.path.query()), ("a.example", "/x", Some("y=1")));
+    }
+
+    #[test]
+    fn a_head_has_no_more_lines_than_the_cap_and_a_split_cookie_is_one() {
+        let mut lines = headers(&[("a", "1"), ("b", "2"), ("cookie", "x=1")]);
+        assert!(head_lines(&lines, 3).is_ok());
+        assert_eq!(head_lines(&lines, 2).expect_err("one too many").reason, Reason::HeadTooLarge);
+        lines.append(COOKIE, http::HeaderValue::from_static("y=2"));
+        assert!(head_lines(&lines, 3).is_ok());
+        lines.append("a", http::HeaderValue::from_static("3"));
+        assert!(head_lines(&lines, 3).is_err());
     }
 
     #[test]

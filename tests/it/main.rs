@@ -2,4 +2,10 @@
 
 mod architecture;
 mod config;
+mod door;
+mod mtls;
+mod plain;
+mod proxy_protocol;
 mod support;
+mod tls;
+mod trusted_proxy;
