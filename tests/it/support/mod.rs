@@ -1,5 +1,7 @@
 //! The stage of every promise: the real gateway on real sockets before the demo's portal, and visitors with real handshakes.
 
+pub mod upstream;
+
 use std::future::Future;
 use std::path::PathBuf;
 use std::process::{Command, Output};
