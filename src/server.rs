@@ -191,11 +191,12 @@ impl Roof {
         if options.process && !warnings.list.is_empty() {
             anstream::eprint!("{}", warnings.render(true));
         }
+        // First, since it makes `state_dir`, where logs and the admin socket may want to be.
+        let (store, state) = open_state(&config, &clock, now)?;
         let mut events = Events::open(&config.log).map_err(io_error("log"))?;
         if let Some(tap) = options.tap.clone() {
             events = events.with_tap(tap);
         }
-        let (store, state) = open_state(&config, &clock, now)?;
         let admin_socket = admin::bind(&config.listen.admin).map_err(io_error(&config.listen.admin.display().to_string()))?;
 
         let upstreams = Arc::new(Upstreams::new(events.clone()));

@@ -359,7 +359,7 @@ table! {
         client_cert: Located<CertDemand> = absent,
         /// Whether automation needs an approval, may pass, or may not, approved or not.
         bots: BotRule = "approved",
-        /// Who may pass, any of "identity:", "kind:", "role:" and "tenant:"; absent, everyone whom the other checks let through.
+        /// Who may pass, any of "identity:SET:NAME", "kind:", "role:" and "tenant:"; absent, everyone whom the other checks let through.
         allow: Located<Vec<Located<String>>> = absent,
         /// The limits that apply.
         limits: Vec<Located<String>> = [],

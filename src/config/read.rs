@@ -3,6 +3,8 @@
 //! A table is declared once, by [`table!`]: its fields, their one-sentence descriptions and their defaults (in TOML's own
 //! notation). The struct, its reader, its part of the JSON Schema and the lines of `config show` all come from there.
 
+use std::collections::HashMap;
+
 use schemars::{Schema, json_schema};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -180,12 +182,21 @@ impl Reader {
     }
 }
 
-/// Notes a default that only the meaning of other keys gives, after its neighbours in the table.
-pub fn show_default(shown: &mut Vec<Shown>, table: &str, key: &str, value: serde_json::Value) {
-    let neighbours = format!("{table}.");
-    let at = shown.iter().rposition(|shown| shown.key.strip_prefix(&neighbours).is_some_and(|rest| !rest.contains(['.', '['])));
-    let line = Shown { key: format!("{neighbours}{key}"), value, span: None };
-    shown.insert(at.map_or(shown.len(), |at| at + 1), line);
+/// Puts the defaults that only other keys give behind the last line of their table.
+pub fn with_computed(shown: Vec<Shown>, computed: Vec<(String, Shown)>) -> Vec<Shown> {
+    let last_of: HashMap<String, usize> =
+        shown.iter().enumerate().map(|(at, line)| (table_of(&line.key).to_owned(), at)).collect();
+    let mut behind: HashMap<usize, Vec<Shown>> = HashMap::new();
+    for (table, line) in computed {
+        let at = last_of.get(&table).copied().unwrap_or(shown.len().saturating_sub(1));
+        behind.entry(at).or_default().push(line);
+    }
+    let lines = shown.into_iter().enumerate();
+    lines.flat_map(|(at, line)| std::iter::once(line).chain(behind.remove(&at).unwrap_or_default())).collect()
+}
+
+fn table_of(key: &str) -> &str {
+    key.rsplit_once('.').map_or("", |(table, _)| table)
 }
 
 impl<T: Value> Value for Located<T> {

@@ -1,5 +1,6 @@
 //! Permit + request -> upstream response; upgrades.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,9 +17,8 @@ use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::task::coop;
 use tokio::time::{Instant, Sleep};
-use tokio_rustls::server::TlsStream;
 
 use crate::policy::Permit;
 use crate::upstream::{Body, BodyError, ForwardError, ForwardErrorKind, Outstanding, Pool, Reply, Upstream};
@@ -241,7 +241,8 @@ impl http_body::Body for ServerBody {
     }
 }
 
-/// Carries bytes both ways until both sides have ended or nothing passed for `idle`.
+/// Carries bytes both ways until both sides have ended or nothing passed for `idle`. Fails closed: a client that spoke before
+/// it had its answer is cut off, and nothing of that reaches the application.
 async fn tunnel(client: OnUpgrade, far: OnUpgrade, guard: Outstanding, idle: Duration) {
     let both = async { tokio::try_join!(client, far) };
     let (client, far) = match tokio::time::timeout(TUNNEL_START, both).await {
@@ -249,9 +250,10 @@ async fn tunnel(client: OnUpgrade, far: OnUpgrade, guard: Outstanding, idle: Dur
         Ok(Err(error)) => return tracing::debug!(%error, "an upgrade was not completed"),
         Err(_) => return tracing::debug!("an upgrade was not completed in time"),
     };
-    let Some(client) = client_side(client) else {
+    let mut client = TokioIo::new(client);
+    if spoke_early(&mut client).await {
         return tracing::debug!("the client spoke before its upgrade was answered");
-    };
+    }
     let activity = Arc::new(Activity { started: Instant::now(), last: AtomicU64::new(0) });
     let mut client = Watched { io: client, activity: activity.clone() };
     let mut far = Watched { io: TokioIo::new(far), activity: activity.clone() };
@@ -262,24 +264,22 @@ async fn tunnel(client: OnUpgrade, far: OnUpgrade, guard: Outstanding, idle: Dur
     drop(guard);
 }
 
-/// The client's end of a tunnel. Fails closed: `None` where bytes of the client lay waiting before its 101 was written, for
-/// they were meant for something else than the new protocol.
-///
-/// A connection of a kind not listed here is taken without that look; nothing of it reached the upstream before its 101.
-fn client_side(upgraded: Upgraded) -> Option<Box<dyn Duplex>> {
-    let upgraded = match upgraded.downcast::<TokioIo<TlsStream<TcpStream>>>() {
-        Ok(parts) => return parts.read_buf.is_empty().then(|| Box::new(parts.io.into_inner()) as Box<dyn Duplex>),
-        Err(upgraded) => upgraded,
-    };
-    match upgraded.downcast::<TokioIo<TcpStream>>() {
-        Ok(parts) => parts.read_buf.is_empty().then(|| Box::new(parts.io.into_inner()) as Box<dyn Duplex>),
-        Err(upgraded) => Some(Box::new(TokioIo::new(upgraded))),
-    }
+/// Whether bytes of the client lay waiting before its 101 was written: they were meant for something else than the new
+/// protocol. A task that has spent its budget gets nothing from a socket, so what it still gets was read before, whatever
+/// kinds of stream are stacked here; a client that rightly speaks first after the 101 is never mistaken.
+async fn spoke_early(client: &mut TokioIo<Upgraded>) -> bool {
+    poll_fn(|cx| {
+        while coop::has_budget_remaining() {
+            let Poll::Ready(spent) = coop::poll_proceed(cx) else { break };
+            spent.made_progress();
+        }
+        let mut byte = [0];
+        let mut buffer = ReadBuf::new(&mut byte);
+        let _ = Pin::new(&mut *client).poll_read(cx, &mut buffer);
+        Poll::Ready(!buffer.filled().is_empty())
+    })
+    .await
 }
-
-trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 /// When a byte last passed.
 struct Activity {

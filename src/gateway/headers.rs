@@ -145,7 +145,7 @@ pub(super) fn upgrade_agrees(asked: &HeaderValue, answered: &HeaderMap) -> bool 
     asked.to_str().is_ok_and(|asked| tokens(asked).any(|token| token.eq_ignore_ascii_case(answered.trim())))
 }
 
-/// Removes what ends at this hop or could pose as ours.
+/// Removes what ends at this hop or could pose as ours. Fails closed: a name is removed if any reading of it is protected.
 fn strip_request(headers: &mut HeaderMap) {
     let upgrade = requested_upgrade(headers).cloned();
     let trailers = headers.get_all(TE).iter().any(|line| line.to_str().is_ok_and(|line| tokens(line).any(is_trailers)));
@@ -158,6 +158,7 @@ fn strip_request(headers: &mut HeaderMap) {
         headers.remove(name);
     }
     remove_own_authorization(headers);
+    join_cookies(headers);
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
@@ -287,6 +288,18 @@ fn remove_own_authorization(headers: &mut HeaderMap) {
     headers.remove(AUTHORIZATION);
     for value in others {
         headers.append(AUTHORIZATION, value);
+    }
+}
+
+/// HTTP/2 clients may send a cookie in several lines; over HTTP/1.1 it is one (RFC 9113 section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let lines = headers.get_all(COOKIE);
+    if lines.iter().nth(1).is_none() {
+        return;
+    }
+    let joined = lines.iter().map(HeaderValue::as_bytes).collect::<Vec<_>>().join(&b"; "[..]);
+    if let Ok(joined) = HeaderValue::from_bytes(&joined) {
+        headers.insert(COOKIE, joined);
     }
 }
 

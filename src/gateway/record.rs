@@ -113,7 +113,7 @@ impl<T: Tell> Recorder<T> {
     pub fn attach(mut self, body: Body) -> Body {
         self.answered = true;
         let remaining = body.size_hint().exact();
-        let ended = self.record.method == Method::HEAD || body.is_end_stream();
+        let ended = self.record.method == Method::HEAD || remaining == Some(0) || body.is_end_stream();
         Body::new(RecordedBody { body, remaining, ended, recorder: Some(self) })
     }
 }

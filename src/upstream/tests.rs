@@ -1,6 +1,5 @@
 //! Real sockets on loopback: well-behaved servers by hyper, the others byte by byte.
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -8,13 +7,17 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, Empty, Full, StreamBody};
-use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use super::*;
 use crate::config::{Located, ServerScheme, ServerUrl, Span};
+
+mod h2;
+mod servers;
+
+use h2::h2_echo;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -153,6 +156,18 @@ async fn trap_a_connection_whose_response_was_not_read_is_never_used_again() {
         assert_eq!(pool.idle(), 0);
         assert_eq!(server.connections.load(Ordering::SeqCst), used);
     }
+}
+
+#[tokio::test]
+async fn a_connection_that_nobody_vouched_for_is_closed() {
+    let server = raw(OK, false).await;
+    let (pool, upstream) = (Pool::new(), plain(&[server.address]));
+    let reply = pool.send(&upstream, get("/")).await.unwrap();
+    let Reply { response, guard, .. } = reply;
+    response.into_body().collect().await.unwrap();
+    drop(guard);
+    finish(pool.send(&upstream, get("/")).await.unwrap()).await;
+    assert_eq!(server.connections.load(Ordering::SeqCst), 2);
 }
 
 #[tokio::test]
@@ -436,262 +451,4 @@ async fn the_server_with_the_least_outstanding_is_chosen_and_ties_go_round() {
     for _ in 0..4 {
         assert_ne!(pool.send(&upstream, get("/")).await.unwrap().server, busy.server);
     }
-}
-
-/// What an HTTP/2 server saw of one request.
-struct Seen {
-    request: http::request::Parts,
-    trailers: Option<HeaderMap>,
-}
-
-/// An HTTP/2 server that echoes bodies, with trailers.
-async fn h2_echo(streams: u32) -> (SocketAddr, mpsc::UnboundedReceiver<Seen>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let (tell, seen) = mpsc::unbounded_channel();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let tell = tell.clone();
-            tokio::spawn(serve_h2(TokioIo::new(stream), streams, tell));
-        }
-    });
-    (address, seen)
-}
-
-async fn serve_h2<T: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static>(
-    io: T,
-    streams: u32,
-    tell: mpsc::UnboundedSender<Seen>,
-) {
-    let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
-        let tell = tell.clone();
-        async move {
-            let (request, body) = request.into_parts();
-            let whole = body.collect().await;
-            let trailers = whole.as_ref().ok().and_then(|whole| whole.trailers().cloned());
-            let echoed = whole.map(|whole| whole.to_bytes()).unwrap_or_default();
-            let _ = tell.send(Seen { request, trailers });
-            let mut trailers = HeaderMap::new();
-            trailers.insert("grpc-status", HeaderValue::from_static("0"));
-            Ok::<_, Infallible>(Response::new(frames(vec![Ok(Frame::data(echoed)), Ok(Frame::trailers(trailers))])))
-        }
-    });
-    let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-    let _ = builder.max_concurrent_streams(streams).serve_connection(io, service).await;
-}
-
-#[tokio::test]
-async fn h2c_shares_one_connection_and_makes_the_absolute_form() {
-    let (address, mut seen) = h2_echo(100).await;
-    let (pool, upstream) = (Pool::new(), prepared(&spec(vec![url(ServerScheme::H2c, address)])));
-    let all = (0..20).map(|_| async {
-        let request = Request::post("/pkg.Service/Call?x=1")
-            .header("host", "portal.example.com:8443")
-            .header("te", "trailers")
-            .header("connection", "keep-alive")
-            .body(full("hello"))
-            .unwrap();
-        finish(pool.send(&upstream, request).await.unwrap()).await
-    });
-    for (status, body, trailers) in futures_util::future::join_all(all).await {
-        assert_eq!((status, &body[..]), (StatusCode::OK, &b"hello"[..]));
-        assert_eq!(trailers.unwrap()["grpc-status"], "0");
-    }
-    assert_eq!(pool.shared(), 1);
-    let Seen { request, .. } = seen.recv().await.unwrap();
-    assert_eq!(request.uri.to_string(), "http://portal.example.com:8443/pkg.Service/Call?x=1");
-    assert_eq!(request.headers["te"], "trailers");
-    assert_eq!(request.headers["content-length"], "5");
-    assert!(!request.headers.contains_key("host") && !request.headers.contains_key("connection"));
-}
-
-#[tokio::test]
-async fn more_h2_connections_are_made_when_streams_run_out() {
-    let (address, _seen) = h2_echo(2).await;
-    let (pool, upstream) = (Pool::new(), prepared(&spec(vec![url(ServerScheme::H2c, address)])));
-    // The first exchange tells the client what the server allows.
-    finish(pool.send(&upstream, get("/")).await.unwrap()).await;
-    finish(pool.send(&upstream, get("/")).await.unwrap()).await;
-    let mut held = Vec::new();
-    for _ in 0..6 {
-        held.push(pool.send(&upstream, get("/")).await.unwrap());
-    }
-    assert_eq!(pool.shared(), 3);
-    drop(held);
-    pool.sweep();
-    assert_eq!(pool.shared(), 3);
-}
-
-struct TlsServer {
-    address: SocketAddr,
-    client: Arc<rustls::ClientConfig>,
-    seen: mpsc::UnboundedReceiver<Seen>,
-}
-
-/// A TLS server that offers HTTP/2 or only HTTP/1.1, and a client config that trusts it.
-async fn tls_server(h2: bool) -> TlsServer {
-    let provider = crate::tls::provider();
-    let key = rcgen::KeyPair::generate().unwrap();
-    let certificate = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap().self_signed(&key).unwrap();
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(certificate.der().clone()).unwrap();
-    let mut client = rustls::ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    client.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-    let mut server = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate.der().clone()], key)
-        .unwrap();
-    server.alpn_protocols = if h2 { vec![b"h2".to_vec(), b"http/1.1".to_vec()] } else { vec![] };
-    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(server));
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let (tell, seen) = mpsc::unbounded_channel();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let (acceptor, tell) = (acceptor.clone(), tell.clone());
-            tokio::spawn(async move {
-                let Ok(mut stream) = acceptor.accept(stream).await else { return };
-                if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-                    return serve_h2(TokioIo::new(stream), 100, tell).await;
-                }
-                let mut buffer = [0; 4096];
-                while matches!(stream.read(&mut buffer).await, Ok(read) if read > 0) {
-                    stream.write_all(OK).await.unwrap();
-                    stream.flush().await.unwrap();
-                }
-            });
-        }
-    });
-    TlsServer { address, client: Arc::new(client), seen }
-}
-
-#[tokio::test]
-async fn https_speaks_h2_where_it_is_offered_and_http_1_to_the_rest() {
-    for h2 in [true, false] {
-        let mut server = tls_server(h2).await;
-        let upstreams = Upstreams::new(Events::sink());
-        let specs = [spec(vec![url(ServerScheme::Https, server.address)])];
-        let upstream = upstreams.prepare(&specs, &[Some(server.client.clone())]).remove(0);
-        let pool = Pool::new();
-        let all = (0..8).map(|_| async { finish(pool.send(&upstream, get("/")).await.unwrap()).await });
-        for (status, ..) in futures_util::future::join_all(all).await {
-            assert_eq!(status, 200);
-        }
-        assert_eq!(pool.shared(), usize::from(h2));
-        if h2 {
-            assert_eq!(server.seen.recv().await.unwrap().request.uri.scheme_str(), Some("https"));
-            // An upgrade cannot travel over HTTP/2: it gets an HTTP/1.1 connection of its own.
-            let upgrade = Request::get("/").header("connection", "upgrade").header("upgrade", "websocket").body(empty()).unwrap();
-            assert_eq!(pool.send(&upstream, upgrade).await.unwrap().response.version(), http::Version::HTTP_11);
-        }
-    }
-}
-
-#[tokio::test]
-async fn https_that_cannot_be_verified_is_unavailable() {
-    let (server, other) = (tls_server(true).await, tls_server(true).await);
-    let upstreams = Upstreams::new(Events::sink());
-    let specs = [spec(vec![url(ServerScheme::Https, server.address)])];
-    for client in [Some(other.client.clone()), None] {
-        let upstream = upstreams.prepare(&specs, std::slice::from_ref(&client)).remove(0);
-        let error = Pool::new().send(&upstream, get("/")).await.err().unwrap();
-        assert_eq!((error.kind, error.unsent), (ForwardErrorKind::Unavailable, true), "{}", error.cause);
-        assert!(error.cause.contains("TLS"), "{}", error.cause);
-    }
-}
-
-#[tokio::test]
-async fn active_checks_take_a_server_out_and_bring_it_back() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let good = Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let answers = good.clone();
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            if let Some(head) = read_head(&mut stream).await {
-                let well = answers.load(Ordering::SeqCst) && head.starts_with("GET /healthz HTTP/1.1\r\n");
-                let status = if well { "204 No Content" } else { "500 Oops" };
-                let _ = stream.write_all(format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n").as_bytes()).await;
-            }
-        }
-    });
-    let mut spec = spec(vec![url(ServerScheme::Http, address)]);
-    spec.health = Some(HealthSpec { path: "/healthz".into(), every: Duration::from_millis(10) });
-    let upstreams = Arc::new(Upstreams::new(Events::sink()));
-    let first = upstreams.prepare(std::slice::from_ref(&spec), &[None]);
-    let stop = tokio_util::sync::CancellationToken::new();
-    let running = tokio::spawn(upstreams.clone().run_health(stop.clone()));
-    upstreams.commit(&first);
-
-    until("it is down", || !upstreams.status()[0].healthy).await;
-    assert!(upstreams.status()[0].last_error.as_deref().is_some_and(|error| error.contains("500")));
-    let error = Pool::new().send(&first[0], get("/")).await.err().unwrap();
-    assert_eq!((error.kind, error.unsent), (ForwardErrorKind::Unavailable, true));
-
-    let reloaded = upstreams.prepare(std::slice::from_ref(&spec), &[None]);
-    upstreams.commit(&reloaded);
-    assert!(!upstreams.status()[0].healthy, "health survives a reload");
-
-    good.store(true, Ordering::SeqCst);
-    until("it is up again", || upstreams.status()[0].healthy).await;
-
-    good.store(false, Ordering::SeqCst);
-    until("it is down again", || !upstreams.status()[0].healthy).await;
-    spec.health = None;
-    upstreams.commit(&upstreams.prepare(std::slice::from_ref(&spec), &[None]));
-    assert!(upstreams.status()[0].healthy, "without checks nothing says that it is down");
-
-    stop.cancel();
-    running.await.unwrap();
-}
-
-#[tokio::test]
-async fn servers_that_a_reload_leaves_unchanged_are_the_same() {
-    let upstreams = Upstreams::new(Events::sink());
-    let (one, two) = (nobody().await, nobody().await);
-    let specs = [spec(vec![url(ServerScheme::Http, one), url(ServerScheme::Http, two)])];
-    let before = upstreams.prepare(&specs, &[None]);
-    before[0].servers[0].checked(Err("down".into()));
-    let after = upstreams.prepare(&[spec(vec![url(ServerScheme::Http, one), url(ServerScheme::H2c, two)])], &[None]);
-    assert!(Arc::ptr_eq(&before[0].servers[0], &after[0].servers[0]));
-    assert!(after[0].servers[0].is_down());
-    assert!(!Arc::ptr_eq(&before[0].servers[1], &after[0].servers[1]), "another scheme is another server");
-
-    let kept = Arc::downgrade(&before[0].servers[1]);
-    upstreams.commit(&before);
-    upstreams.commit(&after);
-    drop(before);
-    assert!(kept.upgrade().is_none(), "a server in no snapshot is forgotten");
-    assert_eq!(upstreams.status().len(), 2);
-}
-
-#[tokio::test]
-async fn a_new_tls_configuration_is_a_new_server_that_inherits_health() {
-    let upstreams = Upstreams::new(Events::sink());
-    let server = tls_server(false).await;
-    let specs = [spec(vec![url(ServerScheme::Https, server.address)])];
-    let before = upstreams.prepare(&specs, &[Some(server.client.clone())]);
-    before[0].servers[0].checked(Err("down".into()));
-    let same = upstreams.prepare(&specs, &[Some(server.client.clone())]);
-    assert!(Arc::ptr_eq(&before[0].servers[0], &same[0].servers[0]));
-    let anew = upstreams.prepare(&specs, &[Some(Arc::new((*server.client).clone()))]);
-    assert!(!Arc::ptr_eq(&before[0].servers[0], &anew[0].servers[0]));
-    assert!(anew[0].servers[0].is_down());
-}
-
-#[test]
-fn names_that_do_not_resolve_are_named() {
-    let named = |host: &str| ServerUrl { scheme: ServerScheme::Http, host: host.into(), port: 80 };
-    let broken = "a".repeat(300);
-    let specs = [spec(vec![named("localhost"), named("127.0.0.1")]), spec(vec![named("::1"), named(&broken)])];
-    let faults = resolve_all(&specs, PATIENCE);
-    assert_eq!(faults.iter().map(|(upstream, server, _)| (*upstream, *server)).collect::<Vec<_>>(), [(1, 1)]);
-    assert!(faults[0].2.contains("does not resolve"));
 }

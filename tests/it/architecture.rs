@@ -38,8 +38,7 @@ fn a_module_imports_only_from_the_floors_below_it() {
 #[test]
 fn every_room_has_a_floor_and_every_floor_its_rooms() {
     let lib = fs::read_to_string("src/lib.rs").expect("lib.rs");
-    let declared: Vec<&str> =
-        lib.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';')).collect();
+    let declared: Vec<&str> = lib.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';')).collect();
     let known: Vec<&str> = FLOORS.concat();
     assert_eq!(declared, known, "lib.rs declares its modules in floor order");
 }

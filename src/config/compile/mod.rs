@@ -1,5 +1,6 @@
 //! What the file means: names resolved, rules that contradict each other refused, every error at once.
 
+mod allow;
 mod listen;
 mod login;
 mod policy;
@@ -15,14 +16,15 @@ use crate::policy::{Policy, PolicyDocument};
 
 use super::diagnostic::{Diagnostic, Located, Span};
 use super::file::File;
-use super::read::{Broken, Named, Reader, Shown, show_default};
+use super::read::{Broken, Named, Reader, Shown, with_computed};
 use super::{Caps, Config, Deadlines, Source, suggest};
 
-/// One compilation: gathers what is wrong, and the defaults that only other keys give.
+/// One compilation: gathers what is wrong.
 pub struct Compiler<'s> {
     source: &'s Source,
     found: Vec<Diagnostic>,
-    shown: Vec<Shown>,
+    /// Defaults that only other keys give, each with its table.
+    computed: Vec<(String, Shown)>,
     broken: Broken,
 }
 
@@ -37,12 +39,12 @@ pub struct Compiled {
 /// Fails closed: any error, also one that the reader found, leaves no config.
 pub fn compile(source: &Arc<Source>, file: File, reader: Reader) -> Compiled {
     let Reader { found, shown, broken, .. } = reader;
-    let mut compiler = Compiler { source, found, shown, broken };
+    let mut compiler = Compiler { source, found, computed: Vec::new(), broken };
     let config = compiler.config(source, file);
-    let Compiler { mut found, shown, .. } = compiler;
+    let Compiler { mut found, computed, .. } = compiler;
     found.sort_by_key(|finding| finding.span.0.start);
     let refused = found.iter().any(|finding| finding.severity == super::Severity::Error);
-    Compiled { config: config.filter(|_| !refused), found, shown }
+    Compiled { config: config.filter(|_| !refused), found, shown: with_computed(shown, computed) }
 }
 
 impl Compiler<'_> {
@@ -134,7 +136,8 @@ impl Compiler<'_> {
     }
 
     fn show_default(&mut self, table: &str, key: &str, value: serde_json::Value) {
-        show_default(&mut self.shown, table, key, value);
+        let line = Shown { key: format!("{table}.{key}"), value, span: None };
+        self.computed.push((table.to_owned(), line));
     }
 
     /// What the file lacks altogether; it is missed where the file ends.

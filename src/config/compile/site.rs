@@ -5,12 +5,11 @@ use std::sync::Arc;
 
 use crate::config::diagnostic::{Located, Span};
 use crate::config::file::{ClientCaTable, File, RouteTable, SiteTable};
-use crate::config::suggest;
 use crate::config::values::{RouteMatch, show_size};
 use crate::policy::limit::LimitKey;
 use crate::policy::login::LoginRule;
-use crate::policy::route::{Allow, BotRule, CertDemand, HostPattern, Site};
-use crate::policy::{AccountKind, CanonicalPath, LimitId, Route, RouteId, SiteId, UpstreamId};
+use crate::policy::route::{BotRule, CertDemand, HostPattern, Site};
+use crate::policy::{CanonicalPath, LimitId, Route, RouteId, SiteId, UpstreamId};
 
 use super::Compiler;
 use super::policy::key_name;
@@ -28,16 +27,22 @@ struct Surroundings<'f> {
     routes: usize,
 }
 
+/// A set of CAs that may vouch at a site.
+pub(super) struct Vouching<'f> {
+    pub(super) name: &'f str,
+    pub(super) set: &'f ClientCaTable,
+}
+
 /// What a route needs to know of its site.
-struct SiteRules<'f> {
+pub(super) struct SiteRules<'f> {
     id: SiteId,
     /// The table's key, as `config show` names it.
     key: String,
     host: Option<String>,
     /// Whether the site asks for certificates, be the sets it names known or not.
-    asks: bool,
+    pub(super) asks: bool,
     /// The sets that may vouch; `None` where one of them is unknown or unreadable, so that nothing is said of them.
-    vouching: Option<Vec<&'f ClientCaTable>>,
+    pub(super) vouching: Option<Vec<Vouching<'f>>>,
     client_cert: CertDemand,
 }
 
@@ -89,10 +94,13 @@ impl Compiler<'_> {
         };
         let file = around.file;
         let sets_read = !self.broken.within("client_ca");
-        let vouching = indices
-            .as_ref()
-            .filter(|_| sets_read)
-            .and_then(|indices| indices.iter().map(|at| file.client_ca.0.get(*at)?.table.as_ref()).collect::<Option<Vec<_>>>());
+        let vouching = indices.as_ref().filter(|_| sets_read).and_then(|indices| {
+            let sets = indices.iter().map(|at| {
+                let entry = file.client_ca.0.get(*at)?;
+                Some(Vouching { name: &entry.name.value, set: entry.table.as_ref()? })
+            });
+            sets.collect::<Option<Vec<_>>>()
+        });
         let host = hosts.as_ref().and_then(|hosts| hosts.first()).map(ToString::to_string);
         let rules = SiteRules { id, key, host, asks, vouching, client_cert };
         if table.route.is_empty() && !self.broken.within(&format!("{}.route", rules.key)) {
@@ -188,7 +196,7 @@ impl Compiler<'_> {
         let login = table.login.as_ref().map(|name| self.resolve("login", "login", name, &file.login));
         around.used_logins.extend(login.flatten());
         let client_cert = self.client_cert(&key, table, rules);
-        let allow = table.allow.as_ref().map(|allow| self.allow(&key, allow, rules));
+        let allow = table.allow.as_ref().map(|allow| self.allow(&key, allow, table.bots, rules));
         let limits = self.route_limits(table, rules, around);
         let body = table.body.map_or_else(
             || {
@@ -239,82 +247,6 @@ impl Compiler<'_> {
             return CertDemand::Required;
         }
         demand.value
-    }
-
-    /// Fails closed: an entry that could never match refuses the config, for a slip there would lock out or be "repaired" by
-    /// taking the list away.
-    fn allow(&mut self, key: &str, allow: &Located<Vec<Located<String>>>, rules: &SiteRules<'_>) -> Option<Vec<Allow>> {
-        let help = "name who may pass, or leave it out for everyone whom the other checks let through";
-        self.not_empty(&format!("{key}.allow"), allow, "nobody could pass", help);
-        if !rules.asks && !allow.value.is_empty() {
-            let message = format!("`{key}.allow`: the site has no `client_ca`, so nobody can prove to be on the list");
-            self.error(message, &allow.span, "name the sets that may vouch in the site, or leave it out");
-            return None;
-        }
-        self.no_twins(&allow.value, |entry| format!("\"{entry}\""));
-        let entries: Vec<_> = allow.value.iter().map(|entry| self.allow_entry(entry, rules)).collect();
-        entries.into_iter().collect()
-    }
-
-    fn allow_entry(&mut self, entry: &Located<String>, rules: &SiteRules<'_>) -> Option<Allow> {
-        const PREFIXES: [&str; 4] = ["identity:", "kind:", "role:", "tenant:"];
-        let (prefix, name) = entry.value.split_once(':').unwrap_or((entry.value.as_str(), ""));
-        let prefixed = format!("{prefix}:");
-        if !PREFIXES.contains(&prefixed.as_str()) {
-            let help = suggest::help(&prefixed, PREFIXES, "prefixes");
-            self.error(format!("\"{}\" does not say what must match", entry.value), &entry.span, help);
-            return None;
-        }
-        if name.is_empty() || name.trim() != name {
-            self.error(format!("\"{}\" names nothing", entry.value), &entry.span, "such as \"role:integrator\"");
-            return None;
-        }
-        match prefix {
-            "identity" => Some(Allow::Identity(name.into())),
-            "kind" => {
-                let kinds = [AccountKind::Service, AccountKind::Human, AccountKind::Bot];
-                let Some(kind) = kinds.into_iter().find(|kind| kind.as_str() == name) else {
-                    let help = suggest::help(name, kinds.map(AccountKind::as_str), "kinds");
-                    self.error(format!("there is no kind `{name}`"), &entry.span, help);
-                    return None;
-                };
-                self.some_set_gives(entry, rules, kinds.map(AccountKind::as_str).to_vec(), |set| set.kind == kind);
-                Some(Allow::Kind(kind))
-            }
-            "role" => {
-                let sets = rules.vouching.iter().flatten();
-                let roles = sets.flat_map(|set| set.roles.iter().map(|role| role.value.as_str())).collect();
-                self.some_set_gives(entry, rules, roles, |set| set.roles.iter().any(|role| role.value == name));
-                Some(Allow::Role(name.into()))
-            }
-            _ => {
-                let sets = rules.vouching.iter().flatten();
-                let tenants = sets.filter_map(|set| set.tenant.as_ref().map(|tenant| tenant.value.as_str())).collect();
-                self.some_set_gives(entry, rules, tenants, |set| set.tenant.as_ref().is_some_and(|tenant| tenant.value == name));
-                Some(Allow::Tenant(name.into()))
-            }
-        }
-    }
-
-    fn some_set_gives(
-        &mut self,
-        entry: &Located<String>,
-        rules: &SiteRules<'_>,
-        given: Vec<&str>,
-        gives: impl Fn(&ClientCaTable) -> bool,
-    ) {
-        if let Some(vouching) = &rules.vouching
-            && !vouching.is_empty()
-            && !vouching.iter().any(|set| gives(set))
-        {
-            let message = format!("\"{}\" can never match: no CA set of this site gives it", entry.value);
-            let name = entry.value.split_once(':').map_or("", |(_, name)| name);
-            let help = match suggest::closest(name, given) {
-                Some(closest) if closest != name => format!("did you mean `{closest}`?"),
-                _ => "give it to a set in `client_ca`, or take the entry out".to_owned(),
-            };
-            self.error(message, &entry.span, help);
-        }
     }
 
     /// Private budgets first, in the file's order where two are as private.
@@ -379,7 +311,9 @@ fn never_has(key: LimitKey, route: &RouteTable, site: &SiteRules<'_>) -> Option<
         }
         LimitKey::Identity if !site.asks => Some("an identity is what a certificate proves, and the site has no `client_ca`"),
         LimitKey::Tenant if !site.asks => Some("a tenant is what a certificate proves, and the site has no `client_ca`"),
-        LimitKey::Tenant if site.vouching.as_ref().is_some_and(|sets| sets.iter().all(|set| set.tenant.is_none())) => {
+        LimitKey::Tenant
+            if site.vouching.as_ref().is_some_and(|sets| sets.iter().all(|vouching| vouching.set.tenant.is_none())) =>
+        {
             Some("no CA set of the site gives a `tenant`")
         }
         LimitKey::Approval if route.bots == BotRule::None => Some("the route takes no automation, approved or not"),

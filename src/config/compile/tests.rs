@@ -166,6 +166,21 @@ fn a_login_that_another_route_answers_is_refused() {
     assert_eq!((routes[1].path.as_str(), routes[1].exact), ("/login", true));
 }
 
+/// An identity is (set, name): a bare name is completed where one set alone can vouch; an approved bot needs none.
+#[test]
+fn allowed_identities_are_of_one_set() {
+    use crate::policy::AccountKind;
+    use crate::policy::route::Allow;
+    for (entry, expected) in [
+        ("identity:urn:acme:sync", Allow::Identity("acme:urn:acme:sync".into())),
+        ("identity:acme:urn:acme:sync", Allow::Identity("acme:urn:acme:sync".into())),
+        ("kind:bot", Allow::Kind(AccountKind::Bot)),
+    ] {
+        let (config, _) = compiled(&[("role:integrator", entry)]).unwrap();
+        assert_eq!(config.policy.sites.iter().next().unwrap().routes[0].allow, Some(vec![expected]), "{entry}");
+    }
+}
+
 #[test]
 fn a_required_certificate_cannot_be_loosened_by_a_route() {
     let site = ("client_ca = [\"acme\"]", "client_ca = \"acme\"\nclient_cert = \"required\"");

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use hyper::service::service_fn;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use super::*;
@@ -137,6 +137,21 @@ async fn an_upgrade_is_tunnelled_after_the_101_both_ways_to_its_end() {
     assert_eq!(&back, b"hello through the door");
     client.shutdown().await.unwrap();
     assert_eq!(read_all(&mut client).await, "");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_speaks_at_once_after_the_101_is_not_mistaken_for_one_that_spoke_before() {
+    let front = front(application(|stream| echo(stream, SWITCH)).await, Limits::default()).await;
+    for _ in 0..100 {
+        let mut client = TcpStream::connect(front.address).await.unwrap();
+        client.set_nodelay(true).unwrap();
+        client.write_all(ASK.as_bytes()).await.unwrap();
+        read_head(&mut client).await;
+        client.write_all(b"quick").await.unwrap();
+        let mut back = [0; 5];
+        client.read_exact(&mut back).await.unwrap();
+        assert_eq!(&back, b"quick");
+    }
 }
 
 #[tokio::test]

@@ -203,6 +203,13 @@ fn the_approval_credential_never_reaches_the_application() {
 }
 
 #[test]
+fn the_crumbs_of_a_cookie_become_one_line() {
+    let mut headers = map(&[("cookie", "a=b"), ("accept", "*/*"), ("cookie", "c=d; e=f")]);
+    strip_request(&mut headers);
+    assert_eq!(headers, map(&[("cookie", "a=b; c=d; e=f"), ("accept", "*/*")]));
+}
+
+#[test]
 fn the_application_is_told_where_a_request_came_from() {
     let mut headers = HeaderMap::new();
     set_origin(&mut headers, &Hops { believed: &[], peer: None, client: ip("203.0.113.7") }, "portal.example.com");

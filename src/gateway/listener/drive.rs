@@ -231,10 +231,10 @@ mod tests {
     ) -> (End<()>, Duration) {
         let (wire, theirs, watch) = wire(room);
         let left = Cell::new(false);
-        let toy = pin!(toy(wire, Arc::clone(&watch), b"answer", &left));
         let stop = CancellationToken::new();
         let started = Instant::now();
         let driven = async {
+            let toy = pin!(toy(wire, Arc::clone(&watch), b"answer", &left));
             let end = drive(toy, &watch, patience, &stop, |_| left.set(true)).await;
             (end, started.elapsed())
         };
@@ -326,8 +326,9 @@ mod tests {
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         };
+        let stubborn = pin!(stubborn);
         let end = tokio::select! {
-            end = drive(pin!(stubborn), &watch, patience, &stop, |_| {}) => end,
+            end = drive(stubborn, &watch, patience, &stop, |_| {}) => end,
             () = client => panic!("the client ends last"),
         };
         assert_eq!(end, End::Idle);

@@ -322,10 +322,10 @@ fn an_approval_whose_signer_leaves_the_config_is_suspended_and_check_names_it_be
     let other_party = ApprovalRules { signers: vec![house.signer("alice", &house.alice, Party::Customer)], ..house.rules() };
     let more = ApprovalRules { require_bot: vec![Party::Provider, Party::Customer], ..house.rules() };
     for rules in [&without, &other_key, &other_party, &more] {
-        assert_eq!(Approvals::would_suspend(approvals.store.as_ref(), rules).unwrap(), [id.clone()]);
+        assert_eq!(Approvals::would_suspend(approvals.store.as_ref(), rules).unwrap(), std::slice::from_ref(&id));
     }
     assert_eq!(used(&approvals, &token), Ok(()), "asking changes nothing");
-    assert_eq!(approvals.reconcile(without.clone(), noon()), [id.clone()]);
+    assert_eq!(approvals.reconcile(without.clone(), noon()), std::slice::from_ref(&id));
     assert_eq!(used(&approvals, &token), Err(ApprovalFault::NotActive));
     let record = approvals.get(&id).unwrap();
     let last = record.history.last().unwrap();

@@ -19,7 +19,7 @@ const MOST_PAST_BANS: usize = 64;
 #[derive(Default)]
 pub(super) struct Books {
     /// Every ban with an end, soonest first, so that dropping the expired costs nothing for the others.
-    by_expiry: BTreeSet<(Timestamp, BanKey)>,
+    by_expiry: BTreeSet<(i64, BanKey)>,
     /// Clients banned for guessing, in order of address: neighbours stand together.
     pub(super) guessed: BTreeSet<IpNet>,
     /// How many bans of each length (and family) there are.
@@ -32,19 +32,28 @@ pub(super) struct Books {
 #[derive(Default)]
 pub(super) struct History(HashMap<BanKey, Vec<i64>>);
 
-/// A ban without its key; small, since there may be a million.
+/// A ban without its key. Among a million of them a lookup costs what it reads from memory: the end alone stands in the
+/// table, the rest a step away.
 #[derive(Clone)]
 pub(super) struct Live {
-    pub(super) since: Timestamp,
-    pub(super) until: Timestamp,
-    pub(super) count: u32,
-    pub(super) failures: u32,
+    /// Unix time in microseconds; `FOR_GOOD` for [`Timestamp::MAX`].
+    until: i64,
+    rest: Box<Rest>,
+}
+
+const FOR_GOOD: i64 = i64::MAX;
+
+#[derive(Clone)]
+struct Rest {
+    since: Timestamp,
+    count: u32,
+    failures: u32,
     /// `None` for a client banned by its failed logins: reason and author follow from that.
-    pub(super) note: Option<Box<Note>>,
+    note: Option<Box<Note>>,
 }
 
 #[derive(Clone)]
-pub(super) struct Note {
+struct Note {
     reason: String,
     by: String,
 }
@@ -52,7 +61,7 @@ pub(super) struct Note {
 impl Books {
     /// Enters a ban that is put in force.
     pub(super) fn enter(&mut self, key: &BanKey, live: &Live) {
-        if live.until < Timestamp::MAX {
+        if live.until != FOR_GOOD {
             self.by_expiry.insert((live.until, key.clone()));
         }
         if let (BanKey::Net(net), true) = (key, live.is_guess()) {
@@ -69,7 +78,7 @@ impl Books {
     }
 
     pub(super) fn first_expired(&self, wall: Timestamp) -> Option<BanKey> {
-        self.by_expiry.first().filter(|(until, _)| *until <= wall).map(|(_, key)| key.clone())
+        self.by_expiry.first().filter(|(until, _)| *until <= wall.as_microsecond()).map(|(_, key)| key.clone())
     }
 
     pub(super) fn guessed_within(&self, wide: &IpNet) -> Vec<IpNet> {
@@ -131,26 +140,32 @@ impl History {
 }
 
 impl Live {
+    /// A client's ban for its own failed logins.
+    pub(super) fn by_guesses(since: Timestamp, until: Timestamp, count: u32, failures: u32) -> Self {
+        Self { until: micros(until), rest: Box::new(Rest { since, count, failures, note: None }) }
+    }
+
     /// Live while `now.wall < until`.
     pub(super) fn holds(&self, now: Now) -> bool {
-        now.wall < self.until
+        now.wall.as_microsecond() < self.until
+    }
+
+    pub(super) fn until(&self) -> Timestamp {
+        timestamp(self.until)
     }
 
     /// Made by the gateway for this key's own failed logins.
     pub(super) fn is_guess(&self) -> bool {
-        self.note.is_none()
+        self.rest.note.is_none()
     }
 
     pub(super) fn to_ban(&self, key: BanKey) -> Ban {
-        self.clone().into_ban(key)
-    }
-
-    pub(super) fn into_ban(self, key: BanKey) -> Ban {
-        let (reason, by) = match self.note {
-            Some(note) => (note.reason, note.by),
-            None => (guess_reason(self.failures), BY_GUESSES.into()),
+        let Rest { since, count, failures, note } = &*self.rest;
+        let (reason, by) = match note {
+            Some(note) => (note.reason.clone(), note.by.clone()),
+            None => (guess_reason(*failures), BY_GUESSES.into()),
         };
-        Ban { key, reason, count: self.count, failures: self.failures, since: self.since, until: self.until, by }
+        Ban { key, reason, count: *count, failures: *failures, since: *since, until: self.until(), by }
     }
 }
 
@@ -158,8 +173,22 @@ impl From<Ban> for Live {
     fn from(ban: Ban) -> Self {
         let plain = ban.by == BY_GUESSES && ban.reason == guess_reason(ban.failures);
         let note = (!plain).then(|| Box::new(Note { reason: ban.reason, by: ban.by }));
-        Self { since: ban.since, until: ban.until, count: ban.count, failures: ban.failures, note }
+        let rest = Rest { since: ban.since, count: ban.count, failures: ban.failures, note };
+        Self { until: micros(ban.until), rest: Box::new(rest) }
     }
+}
+
+/// The end of a ban as it is kept: to the microsecond.
+pub(super) fn kept(until: Timestamp) -> Timestamp {
+    timestamp(micros(until))
+}
+
+fn micros(until: Timestamp) -> i64 {
+    if until == Timestamp::MAX { FOR_GOOD } else { until.as_microsecond() }
+}
+
+fn timestamp(micros: i64) -> Timestamp {
+    Timestamp::from_microsecond(micros).unwrap_or(Timestamp::MAX)
 }
 
 fn guess_reason(failures: u32) -> String {

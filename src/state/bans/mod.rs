@@ -20,8 +20,8 @@ use crate::policy::ban::{Ban, BanKey, BanRules};
 use crate::policy::decide::BanFact;
 use crate::policy::login::AccountKey;
 
-use self::books::{Books, Live};
-use self::nets::{SharedLengths, truncated, wider};
+use self::books::{Books, Live, kept};
+use self::nets::{SharedLengths, is_narrow, truncated, wider};
 use super::lock;
 use super::store::{Change, Durable, Store, StoreError, Table};
 
@@ -50,7 +50,8 @@ pub struct BanTable {
     rules: ArcSwap<BanRules>,
     /// Whether any net is banned at all: most gateways answer every lookup from this alone.
     any_net: AtomicBool,
-    nets: DashMap<IpNet, Live>,
+    clients: DashMap<IpNet, Live>,
+    wide: DashMap<IpNet, Live>,
     lengths: SharedLengths,
     identities: DashMap<Name, Live>,
     accounts: DashMap<Name, Live>,
@@ -75,7 +76,8 @@ impl BanTable {
         let table = Self {
             rules: ArcSwap::from_pointee(rules.clone()),
             any_net: AtomicBool::new(false),
-            nets: DashMap::with_shard_amount(SHARDS),
+            clients: DashMap::with_shard_amount(SHARDS),
+            wide: DashMap::new(),
             lengths: SharedLengths::default(),
             identities: DashMap::new(),
             accounts: DashMap::new(),
@@ -141,9 +143,9 @@ impl BanTable {
         let count = books.history.count(&key, now.wall, rules.forget).saturating_add(1);
         let until = later(now.wall, rules.length(count));
         if let Some(standing) =
-            self.get(&key).filter(|standing| standing.holds(now) && (standing.is_guess() || standing.until >= until))
+            self.get(&key).filter(|standing| standing.holds(now) && (standing.is_guess() || standing.until() >= until))
         {
-            return Some((standing.into_ban(key), self.store.write(Vec::new())));
+            return Some((standing.to_ban(key), self.store.write(Vec::new())));
         }
         let mut batch = Vec::with_capacity(3);
         let ban = match &key {
@@ -151,7 +153,7 @@ impl BanTable {
                 self.overflow.fetch_add(1, Ordering::Relaxed);
                 self.fold(&mut books, *net, until, failures, &rules, now, &mut batch)?
             }
-            _ => Live { since: now.wall, until, count, failures, note: None }.into_ban(key.clone()),
+            _ => Live::by_guesses(now.wall, until, count, failures).to_ban(key.clone()),
         };
         self.remember(&mut books, &key, &rules, now, &mut batch);
         Some(self.put(&mut books, ban, batch))
@@ -179,8 +181,9 @@ impl BanTable {
         }
         let until = length.map_or(Timestamp::MAX, |length| later(now.wall, length));
         let mut books = lock(&self.books);
-        if let Some(standing) = self.get(&key).filter(|standing| standing.holds(now) && standing.until >= until) {
-            let end = if standing.until == Timestamp::MAX { "for good".into() } else { format!("until {:.0}", standing.until) };
+        if let Some(standing) = self.get(&key).filter(|standing| standing.holds(now) && standing.until() >= until) {
+            let end =
+                if standing.until() == Timestamp::MAX { "for good".into() } else { format!("until {:.0}", standing.until()) };
             return Err(format!("{key} is banned {end} already; lift that ban first"));
         }
         let mut batch = Vec::with_capacity(2);
@@ -197,13 +200,13 @@ impl BanTable {
         self.remove(&mut books, &key);
         self.note_whether_any(&books);
         let durable = self.store.write(vec![Change::Delete { table: Table::Bans, key: row(&key) }]);
-        Some((lifted.into_ban(key), durable))
+        Some((lifted.to_ban(key), durable))
     }
 
     /// Live bans, longest-lived last. `config` bans (`always`) included, those under `never` not.
     pub fn list(&self, now: Now) -> Vec<Ban> {
         let rules = self.rules.load_full();
-        let nets = self.nets.iter().map(|entry| entry.value().to_ban(BanKey::Net(*entry.key())));
+        let nets = self.clients.iter().chain(self.wide.iter()).map(|entry| entry.value().to_ban(BanKey::Net(*entry.key())));
         let identities = self.identities.iter().map(|entry| entry.value().to_ban(BanKey::Identity(entry.key().clone())));
         let accounts = self.accounts.iter().map(|entry| entry.value().to_ban(BanKey::Account(AccountKey(entry.key().clone()))));
         let mut bans: Vec<Ban> = nets.chain(identities).chain(accounts).filter(|ban| now.wall < ban.until).collect();
@@ -222,11 +225,11 @@ impl BanTable {
             let over = self.lengths.of(net.addr()).filter(|length| *length <= net.prefix_len());
             bans.extend(over.filter_map(|length| {
                 let over = truncated(net.addr(), length)?;
-                self.nets.get(&over).map(|live| live.to_ban(BanKey::Net(over)))
+                self.of_length(&over).get(&over).map(|live| live.to_ban(BanKey::Net(over)))
             }));
             bans.extend(rules.always.iter().filter(|always| always.contains(net)).map(|always| self.by_config(*always)));
         } else {
-            bans.extend(self.get(&key).map(|live| live.into_ban(key.clone())));
+            bans.extend(self.get(&key).map(|live| live.to_ban(key.clone())));
         }
         bans.retain(|ban| now.wall < ban.until && !lets_go(&rules, &key));
         bans.sort_by(|a, b| (a.until, &a.key).cmp(&(b.until, &b.key)));
@@ -272,17 +275,26 @@ impl BanTable {
 
     /// For tests.
     pub fn until(&self, key: &BanKey, now: Now) -> Option<Timestamp> {
-        self.get(&canonical(key.clone())).filter(|live| live.holds(now)).map(|live| live.until)
+        self.get(&canonical(key.clone())).filter(|live| live.holds(now)).map(|live| live.until())
     }
 
     fn longest_over(&self, ip: IpAddr, now: Now) -> Option<Timestamp> {
-        let over = self.lengths.of(ip).filter_map(|length| self.nets.get(&truncated(ip, length)?).map(|live| live.until));
-        over.filter(|until| now.wall < *until).max()
+        let over = self.lengths.of(ip).filter_map(|length| {
+            let net = truncated(ip, length)?;
+            let live = self.of_length(&net).get(&net)?;
+            live.holds(now).then(|| live.until())
+        });
+        over.max()
+    }
+
+    /// The table that a net is in. Wide nets stand apart: there are few, so that asking for them costs no cold memory.
+    fn of_length(&self, net: &IpNet) -> &DashMap<IpNet, Live> {
+        if is_narrow(net) { &self.clients } else { &self.wide }
     }
 
     fn get(&self, key: &BanKey) -> Option<Live> {
         match key {
-            BanKey::Net(net) => self.nets.get(net).map(|live| live.clone()),
+            BanKey::Net(net) => self.of_length(&net).get(net).map(|live| live.clone()),
             BanKey::Identity(name) => self.identities.get(name).map(|live| live.clone()),
             BanKey::Account(account) => self.accounts.get(&account.0).map(|live| live.clone()),
         }
@@ -321,7 +333,7 @@ impl BanTable {
         }
         books.enter(&key, &live);
         match key {
-            BanKey::Net(net) => self.nets.insert(net, live),
+            BanKey::Net(net) => self.of_length(&net).insert(net, live),
             BanKey::Identity(name) => self.identities.insert(name, live),
             BanKey::Account(account) => self.accounts.insert(account.0, live),
         };
@@ -329,7 +341,7 @@ impl BanTable {
 
     fn remove(&self, books: &mut Books, key: &BanKey) -> Option<Live> {
         let removed = match key {
-            BanKey::Net(net) => self.nets.remove(net).map(|(_, live)| live),
+            BanKey::Net(net) => self.of_length(&net).remove(net).map(|(_, live)| live),
             BanKey::Identity(name) => self.identities.remove(name).map(|(_, live)| live),
             BanKey::Account(account) => self.accounts.remove(&account.0).map(|(_, live)| live),
         }?;
@@ -376,9 +388,9 @@ impl BanTable {
         if spared(rules, &key).is_some() || (standing.is_none() && neighbours.len() < NEIGHBOURS_TO_FOLD) {
             return None;
         }
-        let mut until = standing.as_ref().map_or(until, |standing| until.max(standing.until));
+        let mut until = standing.as_ref().map_or(until, |standing| until.max(standing.until()));
         for neighbour in neighbours.iter().map(|net| BanKey::Net(*net)) {
-            until = self.remove(books, &neighbour).map_or(until, |folded| until.max(folded.until));
+            until = self.remove(books, &neighbour).map_or(until, |folded| until.max(folded.until()));
             batch.push(Change::Delete { table: Table::Bans, key: row(&neighbour) });
         }
         let reason = "the ban table is full, and several clients of this net are banned".to_owned();
@@ -415,11 +427,11 @@ fn lets_go(rules: &BanRules, key: &BanKey) -> bool {
 }
 
 fn fact(live: &Live, now: Now) -> Option<BanFact> {
-    live.holds(now).then_some(BanFact { until: live.until, always: false })
+    live.holds(now).then_some(BanFact { until: live.until(), always: false })
 }
 
 fn later(wall: Timestamp, by: Duration) -> Timestamp {
-    wall.checked_add(by).unwrap_or(Timestamp::MAX)
+    kept(wall.checked_add(by).unwrap_or(Timestamp::MAX))
 }
 
 /// The key's row in the store.

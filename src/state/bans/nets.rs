@@ -82,10 +82,18 @@ pub(super) fn truncated(ip: IpAddr, length: u8) -> Option<IpNet> {
     IpNet::new(ip, length).ok().map(|net| net.trunc())
 }
 
+/// Whether a net is narrow enough to be a client, or part of one: such nets may be many.
+pub(super) fn is_narrow(net: &IpNet) -> bool {
+    net.prefix_len() > wide_length(net)
+}
+
 /// The net that several clients are folded into: /24 for IPv4, /48 for IPv6; `None` for one as wide already.
 pub(super) fn wider(net: &IpNet) -> Option<IpNet> {
-    let length = if net.addr().is_ipv4() { 24 } else { 48 };
-    (net.prefix_len() > length).then(|| truncated(net.addr(), length)).flatten()
+    is_narrow(net).then(|| truncated(net.addr(), wide_length(net))).flatten()
+}
+
+fn wide_length(net: &IpNet) -> u8 {
+    if net.addr().is_ipv4() { 24 } else { 48 }
 }
 
 #[cfg(test)]

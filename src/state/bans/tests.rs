@@ -246,6 +246,7 @@ fn lifting_is_durable_and_keeps_the_history() {
     wait(durable).expect("on disk");
     assert_eq!(lifted, ban);
     assert!(!bench.banned("203.0.113.7"));
+    assert!(!bench.table.any_net.load(Ordering::Acquire), "the last one gone, lookups are free again");
     let bench = bench.restart();
     assert!(!bench.banned("203.0.113.7"));
     assert_eq!(bench.punish("203.0.113.7").count, 2);

@@ -199,7 +199,7 @@ fn an_approval_is_held_to_its_own_rate_first() {
 #[test]
 fn an_unchanged_limit_keeps_its_fill_over_a_reload() {
     let kept = spec("kept", &[LimitKey::Client], quota(2, 10, 2));
-    let limits = Limits::new(&[kept.clone()]);
+    let limits = Limits::new(std::slice::from_ref(&kept));
     let subject = client("203.0.113.7");
     assert!(passes(&limits, FIRST, &subject, at(0)));
 

@@ -26,8 +26,7 @@ pub async fn play(scene: &mut Scene<'_>) -> Result<(), Error> {
         ("handshake, foreign certificate", Some("foreign"), "alert unknown_ca"),
     ] {
         let caller = certificate.map_or_else(|| partners.clone(), |name| partners.clone().with(name));
-        let outcome = caller.get("/").await;
-        scene.judge(attack, expected, Ok(outcome.map_or_else(|error| handshake_told(Err(error)), |answer| answer.told())));
+        scene.judge(attack, expected, Ok(handshake_told(caller.refusal().await)));
     }
 
     let mut line = visitor.with("other").line().await?;

@@ -13,8 +13,8 @@ use super::visitor::{Visitor, browser, credentials, form};
 
 /// Distinct wrong passwords at once.
 const PARALLEL: usize = 1000;
-/// Connections that carry them; each sends its share one after the other.
-const LINES: usize = 250;
+/// Connections that carry them, each its share as streams side by side.
+const CONNECTIONS: usize = 20;
 
 pub async fn play(scene: &mut Scene<'_>) -> Result<(), Error> {
     let portal = scene.stage.portal.clone();
@@ -74,31 +74,22 @@ pub async fn play(scene: &mut Scene<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Sends the guesses over many connections at once and counts what became of them.
+/// Sends all guesses at the same time, as streams of a few HTTP/2 connections, and counts what became of them.
 async fn storm(scene: &Scene<'_>, from: [u8; 2]) -> Result<String, Error> {
     let attempts = &scene.stage.portal.seen.attempts;
     let before = attempts.load(Ordering::SeqCst);
-    let mut lines = tokio::task::JoinSet::new();
-    for number in 0..LINES {
-        let visitor = Visitor::new(scene.stage, from);
-        lines.spawn(async move {
-            let mut told = Vec::new();
-            let mut line = visitor.line().await?;
-            for guess in 0..PARALLEL / LINES {
-                let answer = line.send(form(), credentials(ACCOUNT.0, &format!("wrong-{number}-{guess}"))).await?;
-                told.push(answer.status.as_u16());
-                if answer.header("connection") == "close" {
-                    line = visitor.line().await?;
-                }
-            }
-            Ok::<_, Error>(told)
-        });
+    let visitor = Visitor::new(scene.stage, from);
+    let mut guesses = tokio::task::JoinSet::new();
+    for number in 0..CONNECTIONS {
+        let streams = visitor.streams().await?;
+        for guess in 0..PARALLEL / CONNECTIONS {
+            let streams = streams.clone();
+            guesses.spawn(async move { streams.send(form(), credentials(ACCOUNT.0, &format!("wrong-{number}-{guess}"))).await });
+        }
     }
     let mut statuses = BTreeMap::new();
-    while let Some(line) = lines.join_next().await {
-        for status in line?? {
-            *statuses.entry(status).or_insert(0usize) += 1;
-        }
+    while let Some(answer) = guesses.join_next().await {
+        *statuses.entry(answer??.status.as_u16()).or_insert(0usize) += 1;
     }
     let refused = statuses.get(&429).unwrap_or(&0) + statuses.get(&403).unwrap_or(&0);
     Ok(format!("{} reached the portal, {refused} answered 429 or 403", attempts.load(Ordering::SeqCst) - before))

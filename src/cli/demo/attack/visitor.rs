@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
-use hyper_util::rt::TokioIo;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -49,6 +50,13 @@ pub struct Line {
     host: String,
 }
 
+/// An HTTP/2 connection; its streams run side by side.
+#[derive(Clone)]
+pub struct Streams {
+    sender: hyper::client::conn::http2::SendRequest<Full<Bytes>>,
+    host: String,
+}
+
 impl Visitor {
     /// From `127.0.x.y`, one address an attack, so that none is punished for another's deeds.
     pub fn new(stage: &Stage, from: [u8; 2]) -> Self {
@@ -81,8 +89,12 @@ impl Visitor {
         Ok(tokio::time::timeout(PATIENCE, socket.connect(to)).await??)
     }
 
-    /// A finished handshake.
+    /// A finished handshake, for HTTP/1.
     pub async fn tls(&self) -> Result<TlsStream<TcpStream>, Error> {
+        self.handshake(b"http/1.1").await
+    }
+
+    async fn handshake(&self, protocol: &[u8]) -> Result<TlsStream<TcpStream>, Error> {
         let mut roots = RootCertStore::empty();
         for root in CertificateDer::pem_file_iter(self.certs.join("server-ca.pem"))? {
             roots.add(root?)?;
@@ -98,7 +110,7 @@ impl Visitor {
                 builder.with_client_auth_cert(chain.collect::<Result<_, _>>()?, key)?
             }
         };
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.alpn_protocols = vec![protocol.to_vec()];
         let name = ServerName::try_from(self.sni.clone())?;
         let stream = self.tcp(self.to).await?;
         Ok(tokio::time::timeout(PATIENCE, TlsConnector::from(Arc::new(config)).connect(name, stream)).await??)
@@ -110,6 +122,24 @@ impl Visitor {
         let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection.with_upgrades());
         Ok(Line { sender, host: self.sni.clone() })
+    }
+
+    /// An HTTP/2 connection.
+    pub async fn streams(&self) -> Result<Streams, Error> {
+        let stream = TokioIo::new(self.handshake(b"h2").await?);
+        let (sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await?;
+        tokio::spawn(connection);
+        Ok(Streams { sender, host: self.sni.clone() })
+    }
+
+    /// How the gateway ends a handshake that it refuses: TLS 1.3 tells it only after the client believes to be done.
+    pub async fn refusal(&self) -> Result<(), Error> {
+        let mut stream = self.tls().await?;
+        let mut byte = [0];
+        match tokio::time::timeout(PATIENCE, stream.read(&mut byte)).await? {
+            Ok(_) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// One request on a connection of its own. A refusal inside TLS 1.3 shows only when something is read: also an error here.
@@ -135,6 +165,20 @@ impl Visitor {
     }
 }
 
+impl Streams {
+    /// One more request, beside the others.
+    pub async fn send(&self, request: http::request::Builder, body: impl Into<Bytes>) -> Result<Answer, Error> {
+        let mut request: Request<Full<Bytes>> = request.body(Full::new(body.into()))?;
+        if request.uri().authority().is_none() {
+            let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
+            *request.uri_mut() = format!("https://{}{target}", self.host).parse()?;
+        }
+        let mut sender = self.sender.clone();
+        sender.ready().await?;
+        answer(tokio::time::timeout(PATIENCE, sender.send_request(request)).await??).await
+    }
+}
+
 impl Line {
     /// One more request on this connection.
     pub async fn send(&mut self, request: http::request::Builder, body: impl Into<Bytes>) -> Result<Answer, Error> {
@@ -143,11 +187,14 @@ impl Line {
             request.headers_mut().insert("host", self.host.parse()?);
         }
         self.sender.ready().await?;
-        let response = tokio::time::timeout(PATIENCE, self.sender.send_request(request)).await??;
-        let (head, body) = response.into_parts();
-        let body = tokio::time::timeout(PATIENCE, http_body_util::Limited::new(body, MAX_ANSWER).collect()).await??.to_bytes();
-        Ok(Answer { status: head.status, headers: head.headers, body })
+        answer(tokio::time::timeout(PATIENCE, self.sender.send_request(request)).await??).await
     }
+}
+
+async fn answer(response: Response<Incoming>) -> Result<Answer, Error> {
+    let (head, body) = response.into_parts();
+    let body = tokio::time::timeout(PATIENCE, http_body_util::Limited::new(body, MAX_ANSWER).collect()).await??.to_bytes();
+    Ok(Answer { status: head.status, headers: head.headers, body })
 }
 
 impl Answer {
