@@ -245,14 +245,14 @@ impl Door {
         drop(snapshot);
         let terms = http::Terms { caps: &config.caps, deadlines: &config.deadlines, stop: &self.stop };
         let handle = |request| Arc::clone(&self.worker).handle(Arc::clone(&connection), request);
-        if h2 { http::http2(stream, watch, &terms, handle).await } else { http::http1(stream, watch, &terms, handle).await }
+        if h2 { http::http2(stream, watch, &terms, handle).await } else { http::http1(stream, watch, &terms, true, handle).await }
     }
 
     async fn refuse_plain(&self, wire: Wire, watch: &Arc<Watch>, peer: IpAddr, client: ClientAddr) -> End<hyper::Error> {
         let config = Arc::clone(&self.worker.gateway.snapshot.load().config);
         let terms = http::Terms { caps: &config.caps, deadlines: &config.deadlines, stop: &self.stop };
         let handle = |request| std::future::ready(Ok(plain::answer(&self.worker, peer, client, &request)));
-        http::http1_once(wire, watch, &terms, handle).await
+        http::http1(wire, watch, &terms, false, handle).await
     }
 
     /// Closes at once, with a reset: nothing of what the peer sent deserves an answer or a state in the kernel.

@@ -45,6 +45,8 @@ pub(super) struct Watch {
     blocked: AtomicBool,
     /// Writes that the socket took.
     written: AtomicUsize,
+    /// The last request has a body, which may not have been read.
+    owes: AtomicBool,
 }
 
 /// One request until its answer is over.
@@ -86,6 +88,14 @@ impl Watch {
     /// While the socket takes no more: how many writes it took before.
     pub(super) fn blocked(&self) -> Option<usize> {
         self.blocked.load(Ordering::Relaxed).then(|| self.written.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn owe(&self, body: bool) {
+        self.owes.store(body, Ordering::Relaxed);
+    }
+
+    pub(super) fn owed(&self) -> bool {
+        self.owes.load(Ordering::Relaxed)
     }
 
     fn hear(&self) {
