@@ -175,6 +175,17 @@ pub fn target(head: &request::Parts) -> Result<Target, Denial> {
     Ok(Target { authority, host, path })
 }
 
+/// Refuses a head over its cap. What reads HTTP/1 bounds its buffer by the cap, but fills it beyond in its last read.
+pub fn head_size(head: &request::Parts, cap: usize) -> Result<(), Denial> {
+    // `GET / HTTP/1.1` and `name: value`, each with its line end.
+    let target = head.method.as_str().len() + head.uri.path_and_query().map_or(0, |target| target.as_str().len()) + 12;
+    let lines = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
+    if lines.fold(target, usize::saturating_add) > cap {
+        return Err(Denial::new(Reason::HeadTooLarge, "the head is over the cap"));
+    }
+    Ok(())
+}
+
 /// Refuses a body that declares itself over the cap, before a byte of it is read.
 pub fn declared_body(headers: &HeaderMap, cap: u64) -> Result<(), Denial> {
     let declared = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());

@@ -146,6 +146,7 @@ impl Passage<'_> {
         let caller = self.caller(&head)?;
         let address_ban = self.banned(&caller.client, &head)?;
 
+        inspect::head_size(&head, self.snapshot.config.caps.head)?;
         let target = inspect::target(&head)?;
         self.note_target(&target);
         let site = policy.sites.resolve(self.connection.sni, &target.host)?;
