@@ -130,12 +130,19 @@ fn https_upstreams_speak_what_they_offer_and_see_the_gateways_certificate() {
     let misnamed = Toy::hyper(false, Some(backstage.server("elsewhere.example", &[], false)), service(&versions));
     let foreign = Toy::hyper(false, Some(Backstage::make().server("localhost", &[], false)), service(&versions));
     let ca = backstage.path("ca.pem");
-    let identity =
-        format!("client_certificate = {{ chain = {:?}, key = {:?} }}", backstage.path("gateway.crt"), backstage.path("gateway.key"));
+    let identity = format!(
+        "client_certificate = {{ chain = {:?}, key = {:?} }}",
+        backstage.path("gateway.crt"),
+        backstage.path("gateway.key")
+    );
     let mut text = BASE.to_owned();
-    for (name, toy, identity) in
-        [("h2", &h2, identity.as_str()), ("h1", &h1, ""), ("misnamed", &misnamed, ""), ("foreign", &foreign, ""), ("certless", &h2, "")]
-    {
+    for (name, toy, identity) in [
+        ("h2", &h2, identity.as_str()),
+        ("h1", &h1, ""),
+        ("misnamed", &misnamed, ""),
+        ("foreign", &foreign, ""),
+        ("certless", &h2, ""),
+    ] {
         let at = toy.address.port();
         text += &format!("\n[upstream.{name}]\nservers = [\"https://localhost:{at}\"]\nca = {ca:?}\n{identity}\n");
     }
@@ -151,7 +158,7 @@ fn https_upstreams_speak_what_they_offer_and_see_the_gateways_certificate() {
         }
         for path in ["/misnamed/x", "/foreign/x", "/certless/x"] {
             let refused = visitor.get(path).await.unwrap();
-            assert!(matches!(refused.told().as_str(), "502 upstream-unavailable" | "503 upstream-unavailable"), "{path}: {}", refused.told());
+            assert_eq!(refused.told(), "503 upstream-unavailable", "{path}");
             discreet(&refused, &["elsewhere", "certificate", "tls"]);
         }
         assert_eq!(*versions.lock().unwrap(), ["HTTP/2.0 /h2/x", "HTTP/1.1 /h1/x"]);
@@ -169,7 +176,7 @@ fn trap_a_large_download_waits_for_a_stalled_client_and_then_arrives_whole() {
             hear(&mut stream, &mut Vec::new()).await;
             let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {STREAMED}\r\nConnection: close\r\n\r\n");
             stream.write_all(head.as_bytes()).await.unwrap();
-            pour(&mut stream, &written, || drop(stalled.send(()))).await;
+            pour(&mut stream, &written, || stalled.send(()).unwrap()).await;
         }
     });
     let stage = open(&format!("{}{}", patient(), toy.site()));
@@ -241,13 +248,11 @@ fn trap_a_large_upload_waits_for_a_stalled_upstream_and_then_arrives_whole() {
 
 #[test]
 fn head_204_and_304_have_no_body_and_their_connection_serves_on() {
-    let (toy, journal) = Toy::answering(|heard| {
-        match heard.head.split(' ').nth(1) {
-            Some("/head") => b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n".to_vec(),
-            Some("/204") => b"HTTP/1.1 204 No Content\r\n\r\n".to_vec(),
-            Some("/304") => b"HTTP/1.1 304 Not Modified\r\nETag: \"x\"\r\nContent-Length: 10\r\n\r\n".to_vec(),
-            _ => OK.to_vec(),
-        }
+    let (toy, journal) = Toy::answering(|heard| match heard.head.split(' ').nth(1) {
+        Some("/head") => b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n".to_vec(),
+        Some("/204") => b"HTTP/1.1 204 No Content\r\n\r\n".to_vec(),
+        Some("/304") => b"HTTP/1.1 304 Not Modified\r\nETag: \"x\"\r\nContent-Length: 10\r\n\r\n".to_vec(),
+        _ => OK.to_vec(),
     });
     let stage = open(&format!("{}{}", single(), toy.site()));
     run(async {
@@ -327,12 +332,17 @@ fn trap_body_left_unread_its_connections_are_never_used_for_another_request() {
         let second = Visitor::new(&stage, [1, 2]).get("/second").await.unwrap();
         assert_eq!(second.status, 413);
         // What the first client still sends is its body, and never a request.
-        let _ = first.write_all(b"GET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\nGET /third HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+        let _ = first
+            .write_all(b"GET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\nGET /third HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            .await;
         drop(read_all(&mut first).await);
         for bytes in seen.lock().unwrap().iter() {
             let text = String::from_utf8_lossy(bytes);
             let (head, rest) = text.split_once("\r\n\r\n").unwrap();
-            assert!(head.starts_with("POST /first") || head.starts_with("GET /second") || head.starts_with("GET /third"), "{head}");
+            assert!(
+                head.starts_with("POST /first") || head.starts_with("GET /second") || head.starts_with("GET /third"),
+                "{head}"
+            );
             assert!(!rest.contains("GET /second"), "a second request followed half a body: {text}");
         }
     });
@@ -515,10 +525,7 @@ fn a_stale_kept_connection_costs_nothing_unless_the_request_was_on_it() {
             assert_eq!(visitor.get("/close").await.unwrap().status, 200);
             goings.recv().await.unwrap();
             assert_eq!(visitor.send(browser("POST", "/after"), "x").await.unwrap().status, 200);
-            let before = journal.len();
             assert_eq!(journal.lines().last().unwrap(), "POST /after HTTP/1.1");
-            // The POST's own connection is kept; a request that closes it again starts the next round.
-            assert_eq!(journal.len(), before);
         }
         let posts = journal.lines().iter().filter(|line| line.starts_with("POST")).count();
         assert_eq!(posts, 5, "no POST twice");

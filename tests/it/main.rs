@@ -4,4 +4,7 @@
 mod architecture;
 mod config;
 mod forward;
+mod framing;
+mod headers;
 mod support;
+mod upgrade;

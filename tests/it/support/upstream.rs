@@ -248,7 +248,8 @@ where
     });
     // The peer may be gone; a toy has nobody to tell.
     if h2 {
-        let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+        let _ =
+            hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
     } else {
         let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades().await;
     }
@@ -290,7 +291,8 @@ impl Backstage {
         let builder = if demands {
             let mut roots = RootCertStore::empty();
             roots.add(CertificateDer::from_pem_slice(self.authority.certificate_pem.as_bytes()).unwrap()).unwrap();
-            let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
+            let verifier =
+                rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
             builder.with_client_cert_verifier(verifier)
         } else {
             builder.with_no_client_auth()
