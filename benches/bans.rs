@@ -42,7 +42,7 @@ fn lookups(criterion: &mut Criterion) {
 
 /// Half of them IPv4 clients, half IPv6 prefixes.
 fn banned(number: u32) -> IpAddr {
-    if number % 2 == 0 {
+    if number.is_multiple_of(2) {
         Ipv4Addr::from(0x0A00_0000 + number / 2).into()
     } else {
         Ipv6Addr::from((0x2001_0db9_u128 << 96) | (u128::from(number) << 64)).into()

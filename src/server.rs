@@ -201,7 +201,7 @@ impl Roof {
 
         let upstreams = Arc::new(Upstreams::new(events.clone()));
         prepared.upstreams = upstreams.prepare(&config.upstreams, prepared.tls.upstream_clients());
-        let slots = Arc::new(Slots::new(&config.caps));
+        let slots = Arc::new(Slots::new(&config.caps, config.deadlines.handshake));
         let gateway = Arc::new(Gateway {
             snapshot: ArcSwap::from_pointee(Snapshot {
                 generation: 0,
@@ -242,7 +242,7 @@ impl Roof {
         gateway.state.bans.reconcile(&policy.bans);
         gateway.state.guesses.reconcile(policy.guesses);
         gateway.state.limits.reconcile(&policy.limits);
-        self.slots.reconcile(&config.caps);
+        self.slots.reconcile(&config.caps, config.deadlines.handshake);
         for id in gateway.state.approvals.reconcile(policy.approvals.clone(), gateway.clock.now()) {
             let reason = Some("its signatures no longer suffice".to_owned());
             gateway.events.emit(Event::ApprovalChanged { id, action: "suspended", by: "config".to_owned(), reason });

@@ -13,6 +13,8 @@
 //! 4. **The gateway's own refusals never count.**
 //! 5. **A success clears only that guesser's failures with that account**, and never a ban.
 //! 6. **Faults never ban**: a ban needs the whole budget in real failures of the banned.
+//!
+//! Each part of the core has its own file under `simulation/`, with its own model; the runner and the dice are here.
 
 #[path = "simulation/guessing.rs"]
 mod guessing;

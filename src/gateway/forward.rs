@@ -14,7 +14,7 @@ use http::{Request, Response, StatusCode, Version};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
-use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::coop;
@@ -23,6 +23,7 @@ use tokio::time::{Instant, Sleep};
 use crate::policy::Permit;
 use crate::upstream::{Body, BodyError, ForwardError, ForwardErrorKind, Outstanding, Pool, Reply, Upstream};
 
+use super::inbound::Inbound;
 use super::{Worker, headers};
 
 /// A tunnel ends when no byte passed in either direction for so long; an idle chat is no fault.
@@ -62,7 +63,8 @@ pub async fn send(
 /// The client's body with its cap and its stall deadline, trailers dropped.
 ///
 /// Fails closed: the byte that is over the cap, and what follows it, is never passed on.
-pub fn request_body(body: Incoming, terms: &Terms) -> Body {
+pub fn request_body(body: impl Into<Inbound>, terms: &Terms) -> Body {
+    let body = body.into();
     if body.is_end_stream() {
         return empty();
     }
@@ -125,7 +127,7 @@ fn bad_gateway(cause: &str) -> ForwardError {
 }
 
 struct ClientBody {
-    body: Incoming,
+    body: Inbound,
     left: u64,
     gap: Gap,
     over: bool,
@@ -267,7 +269,7 @@ async fn tunnel(client: OnUpgrade, far: OnUpgrade, guard: Outstanding, idle: Dur
 /// Whether bytes of the client lay waiting before its 101 was written: they were meant for something else than the new
 /// protocol. A task that has spent its budget gets nothing from a socket, so what it still gets was read before, whatever
 /// kinds of stream are stacked here; a client that rightly speaks first after the 101 is never mistaken.
-async fn spoke_early(client: &mut TokioIo<Upgraded>) -> bool {
+async fn spoke_early(client: &mut (impl AsyncRead + Unpin)) -> bool {
     poll_fn(|cx| {
         while coop::has_budget_remaining() {
             let Poll::Ready(spent) = coop::poll_proceed(cx) else { break };

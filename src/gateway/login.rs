@@ -5,7 +5,6 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use http::{Response, request};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
 
 use crate::clock::Now;
 use crate::events::{DecisionId, Event, GuessScope};
@@ -17,6 +16,7 @@ use crate::state::guesses::{GuessPermit, Guesser, RefusedBy, Settled};
 use crate::state::store::Durable;
 use crate::upstream::{Body, BodyError, ForwardError, ForwardErrorKind};
 
+use super::inbound::Inbound;
 use super::{Gateway, forward};
 
 /// The rule by which this request is an attempt, whatever its body.
@@ -30,7 +30,7 @@ pub async fn read(
     rule: &LoginRule,
     head: &request::Parts,
     path: &CanonicalPath,
-    body: Incoming,
+    body: Inbound,
     terms: &forward::Terms,
 ) -> Result<(Body, Attempt), Denial> {
     let bytes = collect(forward::request_body(body, terms)).await?;

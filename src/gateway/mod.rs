@@ -2,6 +2,7 @@
 
 pub mod forward;
 pub mod headers;
+pub mod inbound;
 pub mod inspect;
 pub mod listener;
 pub mod record;
@@ -14,7 +15,6 @@ use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 use http::{Request, Response, request};
-use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use rustls::pki_types::CertificateDer;
 
@@ -36,6 +36,7 @@ use crate::tls::{CertVerdict, TlsState};
 use crate::upstream::{Body, ForwardError, ForwardErrorKind, Pool, Upstream};
 
 use headers::Upward;
+use inbound::Inbound;
 use inspect::{Bots, Scene, Target};
 use record::Recorder;
 use respond::Asked;
@@ -101,7 +102,7 @@ impl Worker {
     pub async fn handle(
         self: Arc<Self>,
         connection: Arc<Connection>,
-        request: Request<Incoming>,
+        request: Request<Inbound>,
     ) -> Result<Response<Body>, Dropped> {
         let gateway = &self.gateway;
         let now = gateway.clock.now();
@@ -140,7 +141,7 @@ struct Passage<'a> {
 
 impl Passage<'_> {
     /// The story of one request, top to bottom: cheap checks first, then what costs, then the application.
-    async fn pass(mut self, request: Request<Incoming>) -> Result<Response<Body>, Denial> {
+    async fn pass(mut self, request: Request<Inbound>) -> Result<Response<Body>, Denial> {
         let (head, body) = request.into_parts();
         let policy = &self.snapshot.policy;
         let caller = self.caller(&head)?;

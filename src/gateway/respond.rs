@@ -320,10 +320,13 @@ mod tests {
     #[test]
     fn the_private_cause_and_what_the_stranger_sent_never_leave() {
         for kind in ["text/html", "application/json"] {
-            let mut headers = accept(kind);
-            headers.insert(header::USER_AGENT, HeaderValue::from_static("stranger-words"));
-            headers.insert(header::HOST, HeaderValue::from_static("stranger-words"));
-            let (response, body) = answer(&Denial::new(Reason::BadRequest, "private-cause"), &headers);
+            let request = Request::get("/stranger-words")
+                .header(header::ACCEPT, kind)
+                .header(header::HOST, "stranger-words")
+                .header(header::USER_AGENT, "stranger-words")
+                .body(http_body_util::Empty::<Bytes>::new())
+                .unwrap();
+            let (response, body) = answer(&Denial::new(Reason::BadRequest, "private-cause"), &Asked::of(&request));
             let all = format!("{body}{:?}", response.headers());
             assert!(!all.contains("private-cause") && !all.contains("stranger-words"));
         }

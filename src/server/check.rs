@@ -58,7 +58,10 @@ fn names(config: &Config) -> Vec<Diagnostic> {
             let spec = config.upstreams.get(upstream)?;
             let url = spec.servers.get(server)?;
             let message = format!("upstream `{}`: {}: {error}", spec.name, url.value.host);
-            Some(Diagnostic::error(message, &url.span).help("a start would go on, with this server down"))
+            Some(
+                Diagnostic::warning(message, &url.span)
+                    .help("a start would go on, with this server down until the name resolves"),
+            )
         })
         .collect()
 }

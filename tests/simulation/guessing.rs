@@ -314,7 +314,7 @@ impl Run {
         wait(workplace.store.write(Vec::new())).expect("on disk");
         self.flying.clear();
         self.model.forget_guesses(self.budgets);
-        if self.seed % KILLED == 0 {
+        if self.seed.is_multiple_of(KILLED) {
             workplace.kill();
         }
         let now = self.now();

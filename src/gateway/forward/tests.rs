@@ -155,6 +155,22 @@ async fn a_client_that_speaks_at_once_after_the_101_is_not_mistaken_for_one_that
 }
 
 #[tokio::test]
+async fn only_what_was_read_before_counts_as_early_not_what_waits_in_the_socket() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (mut server, _) = listener.accept().await.unwrap();
+    client.write_all(b"after the 101").await.unwrap();
+    server.readable().await.unwrap();
+    assert!(!spoke_early(&mut server).await);
+    let mut words = [0; 13];
+    server.read_exact(&mut words).await.unwrap();
+    assert_eq!(&words, b"after the 101", "looking takes nothing away");
+
+    let mut ahead = tokio::io::AsyncReadExt::chain(&b"before it"[..], server);
+    assert!(spoke_early(&mut ahead).await);
+}
+
+#[tokio::test]
 async fn what_the_application_says_right_after_its_101_is_not_lost() {
     let answer = "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\nfirst words";
     let front = front(application(move |stream| echo(stream, answer)).await, Limits::default()).await;

@@ -23,6 +23,7 @@ use crate::config::{Caps, Deadlines};
 use crate::upstream::{Body, BodyError};
 
 use super::super::Dropped;
+use super::super::inbound::{Inbound, Unread};
 use super::drive::{End, Patience, Protocol, drive};
 use super::wire::{InFlight, Watch};
 
@@ -57,7 +58,7 @@ pub(super) async fn http1<IO, F>(
     watch: &Arc<Watch>,
     terms: &Terms<'_>,
     keep_alive: bool,
-    handle: impl Fn(Request<Incoming>) -> F,
+    handle: impl Fn(Request<Inbound>) -> F,
 ) -> End<hyper::Error>
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -65,7 +66,8 @@ where
 {
     let service = service_fn(|request: Request<Incoming>| {
         watch.owe(!request.body().is_end_stream());
-        answer(watch.begin(), handle(request))
+        let (request, unread) = receive(request);
+        answer(watch.begin(), unread, handle(request))
     });
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -97,13 +99,16 @@ pub(super) async fn http2<IO, F>(
     io: IO,
     watch: &Arc<Watch>,
     terms: &Terms<'_>,
-    handle: impl Fn(Request<Incoming>) -> F,
+    handle: impl Fn(Request<Inbound>) -> F,
 ) -> End<hyper::Error>
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     F: Future<Output = Result<Response<Body>, Dropped>> + Send + 'static,
 {
-    let service = service_fn(|request| answer(watch.begin(), handle(request)));
+    let service = service_fn(|request| {
+        let (request, unread) = receive(request);
+        answer(watch.begin(), unread, handle(request))
+    });
     let connection = http2::Builder::new(Streams { stall: terms.deadlines.body })
         .timer(TokioTimer::new())
         .max_concurrent_streams(terms.caps.streams)
@@ -143,20 +148,29 @@ impl Terms<'_> {
     }
 }
 
+/// A request as the gateway takes it, and what is to be kept until its answer is over.
+fn receive(request: Request<Incoming>) -> (Request<Inbound>, Unread) {
+    let (head, body) = request.into_parts();
+    let (body, unread) = Inbound::new(body);
+    (Request::from_parts(head, body), unread)
+}
+
 async fn answer(
-    request: InFlight,
+    in_flight: InFlight,
+    unread: Unread,
     response: impl Future<Output = Result<Response<Body>, Dropped>>,
 ) -> Result<Response<Answer>, Dropped> {
     let response = response.await?;
     let pace = PACE.try_with(Arc::clone).ok();
-    Ok(response.map(|body| Answer { body, pace, _request: request }))
+    Ok(response.map(|body| Answer { body, pace, _unread: unread, _in_flight: in_flight }))
 }
 
-/// An answer's body: the request is in flight until it ends.
+/// An answer's body: the request is in flight until it ends, and what was not read of it is kept.
 struct Answer {
     body: Body,
     pace: Option<Arc<Pace>>,
-    _request: InFlight,
+    _unread: Unread,
+    _in_flight: InFlight,
 }
 
 /// Whether an HTTP/2 stream waits for its client: it does from a frame handed out until the next one is asked for.

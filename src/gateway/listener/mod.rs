@@ -172,7 +172,7 @@ impl Door {
         Ok((slot, Guest::Direct(client, client_slot)))
     }
 
-    /// Ban, connections and handshakes of one client. Fails closed, save for those who speak for others: trusted proxies and
+    /// Ban and connections of one client. Fails closed, save for those who speak for others: trusted proxies and
     /// PROXY sources are never banned nor capped, since that would hold everybody behind them.
     fn screen(&self, snapshot: &Snapshot, client: ClientAddr) -> Result<Option<ClientSlot>, ConnectionCause> {
         let listen = &snapshot.config.listen;
@@ -185,11 +185,19 @@ impl Door {
         if snapshot.policy.bans.answer == BanAnswer::Drop && gateway.state.bans.of_client(&client, now).is_some() {
             return Err(ConnectionCause::Banned);
         }
-        let slot = self.slots.enter_client(client.key).ok_or(ConnectionCause::TooManyFromClient)?;
-        if self.kind == ListenerKind::Https && !self.slots.may_shake(client.key, now) {
-            return Err(ConnectionCause::TooManyHandshakes);
+        self.slots.enter_client(client.key).ok_or(ConnectionCause::TooManyFromClient).map(Some)
+    }
+
+    /// Waits until the client may shake hands, before anything of it costs. Fails closed: `false` when its line is too long.
+    async fn wait_turn(&self, client: ClientAddr) -> bool {
+        let gateway = &self.worker.gateway;
+        let turn = self.slots.handshake_turn(client.key, &gateway.snapshot.load().config, gateway.clock.now());
+        match turn {
+            Some(Duration::ZERO) => {}
+            Some(wait) => tokio::time::sleep(wait).await,
+            None => return false,
         }
-        Ok(Some(slot))
+        true
     }
 
     /// One connection, from its first byte to its last.
@@ -202,6 +210,10 @@ impl Door {
                 Err(Some((client, cause))) => return self.turn_away(&stream, peer, client, cause),
             },
         };
+        let limited = self.kind == ListenerKind::Https && client_slot.is_some();
+        if limited && !self.wait_turn(client).await {
+            return self.turn_away(&stream, peer, Some(client.ip), ConnectionCause::TooManyHandshakes);
+        }
         let watch = Arc::<Watch>::default();
         let held = Held { _slot: slot, _client: client_slot, _open: self.open.token() };
         let wire = Wire::new(stream, ahead, Arc::clone(&watch), Some(held));

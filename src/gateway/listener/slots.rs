@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use crate::clock::Now;
-use crate::config::Caps;
+use crate::config::{Caps, Config};
 use crate::net::ClientKey;
-use crate::state::limits::KeyedLimiter;
+use crate::state::limits::Pace;
 
 /// Slots shared by all workers: connections in all and per client, handshakes per client.
 pub struct Slots {
@@ -16,7 +17,7 @@ pub struct Slots {
     open: AtomicUsize,
     clients: [Mutex<HashMap<ClientKey, usize>>; SHARDS],
     hasher: RandomState,
-    handshakes: KeyedLimiter,
+    handshakes: Pace,
 }
 
 /// One open connection; the place is free again on drop.
@@ -37,21 +38,22 @@ struct Limits {
 const SHARDS: usize = 16;
 
 impl Slots {
-    pub fn new(caps: &Caps) -> Self {
+    /// `patience` is how long a client that shakes hands too fast may be kept waiting for its turn.
+    pub fn new(caps: &Caps, patience: Duration) -> Self {
         Self {
             caps: Limits { connections: caps.connections.into(), per_client: caps.connections_per_client.into() },
             open: AtomicUsize::new(0),
             clients: Default::default(),
             hasher: RandomState::new(),
-            handshakes: KeyedLimiter::new(caps.handshakes_per_client),
+            handshakes: Pace::new(caps.handshakes_per_client, patience),
         }
     }
 
     /// Takes over new caps; what is open stays open, also where there are now too many.
-    pub fn reconcile(&self, caps: &Caps) {
+    pub fn reconcile(&self, caps: &Caps, patience: Duration) {
         self.caps.connections.store(caps.connections, Ordering::Relaxed);
         self.caps.per_client.store(caps.connections_per_client, Ordering::Relaxed);
-        self.handshakes.reconcile(caps.handshakes_per_client);
+        self.handshakes.reconcile(caps.handshakes_per_client, patience);
     }
 
     /// Connections open now.
@@ -87,9 +89,11 @@ impl Slots {
         Some(ClientSlot { slots: Arc::clone(self), client })
     }
 
-    /// Whether the client may begin one more TLS handshake now. Fails closed, as the limiter does on a full table.
-    pub(super) fn may_shake(&self, client: ClientKey, now: Now) -> bool {
-        self.handshakes.check(client, now).is_ok()
+    /// How long the client must wait before one more TLS handshake; `None` when that is longer than a handshake may take. A
+    /// flood of one client thus waits in its own line, and an honest burst is served late rather than cut. Fails closed, as the
+    /// limiter does on a full table.
+    pub(super) fn handshake_turn(&self, client: ClientKey, config: &Config, now: Now) -> Option<Duration> {
+        self.handshakes.turn(client, &config.caps.handshakes_per_client, now).ok()
     }
 
     fn shard(&self, client: ClientKey) -> MutexGuard<'_, HashMap<ClientKey, usize>> {
@@ -117,11 +121,11 @@ impl Drop for ClientSlot {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::net::ClientAddr;
     use crate::policy::limit::Quota;
+
+    const PATIENCE: Duration = Duration::from_secs(10);
 
     fn caps(connections: usize, per_client: usize) -> Caps {
         let handshakes_per_client = Quota { requests: 50, per: Duration::from_secs(1), burst: 2 };
@@ -134,7 +138,7 @@ mod tests {
 
     #[test]
     fn a_slot_is_free_again_when_its_guard_drops() {
-        let slots = Arc::new(Slots::new(&caps(2, 9)));
+        let slots = Arc::new(Slots::new(&caps(2, 9), PATIENCE));
         let first = slots.enter().unwrap();
         let second = slots.enter().unwrap();
         assert!(slots.enter().is_none());
@@ -147,7 +151,7 @@ mod tests {
 
     #[test]
     fn a_client_is_its_prefix_and_hurts_no_other() {
-        let slots = Arc::new(Slots::new(&caps(9, 2)));
+        let slots = Arc::new(Slots::new(&caps(9, 2), PATIENCE));
         let held: Vec<_> = ["2001:db8::1", "2001:db8::2"].into_iter().map(|ip| slots.enter_client(key(ip)).unwrap()).collect();
         assert!(slots.enter_client(key("2001:db8::3")).is_none());
         assert!(slots.enter_client(key("2001:db8:0:1::3")).is_some());
@@ -158,9 +162,9 @@ mod tests {
 
     #[test]
     fn new_caps_hold_for_the_next_and_cut_nobody() {
-        let slots = Arc::new(Slots::new(&caps(4, 4)));
+        let slots = Arc::new(Slots::new(&caps(4, 4), PATIENCE));
         let held: Vec<_> = (0..3).map(|_| slots.enter().unwrap()).collect();
-        slots.reconcile(&caps(2, 1));
+        slots.reconcile(&caps(2, 1), PATIENCE);
         assert!(slots.enter().is_none());
         assert_eq!(slots.open(), 3);
         drop(held);

@@ -142,10 +142,10 @@ impl BanTable {
         let mut books = lock(&self.books);
         let count = books.history.count(&key, now.wall, rules.forget).saturating_add(1);
         let until = later(now.wall, rules.length(count));
-        if let Some(standing) =
-            self.get(&key).filter(|standing| standing.holds(now) && (standing.is_guess() || standing.until() >= until))
-        {
-            return Some((standing.to_ban(key), self.store.write(Vec::new())));
+        let kept = |standing: &Live| standing.holds(now) && (standing.is_guess() || standing.until() >= until);
+        if let Some(standing) = self.get(&key).filter(kept) {
+            // Written again: its first write may have failed, and this future too must mean that the ban is on disk.
+            return Some(self.write(standing.to_ban(key), Vec::new()));
         }
         let mut batch = Vec::with_capacity(3);
         let ban = match &key {
@@ -294,19 +294,24 @@ impl BanTable {
 
     fn get(&self, key: &BanKey) -> Option<Live> {
         match key {
-            BanKey::Net(net) => self.of_length(&net).get(net).map(|live| live.clone()),
+            BanKey::Net(net) => self.of_length(net).get(net).map(|live| live.clone()),
             BanKey::Identity(name) => self.identities.get(name).map(|live| live.clone()),
             BanKey::Account(account) => self.accounts.get(&account.0).map(|live| live.clone()),
         }
     }
 
     /// Puts a ban in force and on its way to the disk, with what else belongs to that step.
-    fn put(&self, books: &mut Books, ban: Ban, mut batch: Vec<Change>) -> (Ban, Durable) {
+    fn put(&self, books: &mut Books, ban: Ban, batch: Vec<Change>) -> (Ban, Durable) {
         self.insert(books, ban.key.clone(), Live::from(ban.clone()));
         self.note_whether_any(books);
+        self.write(ban, batch)
+    }
+
+    /// Called with the books locked, so that the disk sees changes in the order in which memory did.
+    fn write(&self, ban: Ban, mut batch: Vec<Change>) -> (Ban, Durable) {
         match serde_json::to_vec(&ban) {
             Ok(value) => batch.push(Change::Put { table: Table::Bans, key: row(&ban.key), value }),
-            // Only a map with odd keys or a failing writer can cause this; the ban still holds in memory.
+            // A ban always has a JSON form; were it otherwise, it would still hold in memory.
             Err(error) => return (ban, Box::pin(async move { Err(StoreError::Write(error.to_string())) })),
         }
         (ban, self.store.write(batch))
@@ -341,7 +346,7 @@ impl BanTable {
 
     fn remove(&self, books: &mut Books, key: &BanKey) -> Option<Live> {
         let removed = match key {
-            BanKey::Net(net) => self.of_length(&net).remove(net).map(|(_, live)| live),
+            BanKey::Net(net) => self.of_length(net).remove(net).map(|(_, live)| live),
             BanKey::Identity(name) => self.identities.remove(name).map(|(_, live)| live),
             BanKey::Account(account) => self.accounts.remove(&account.0).map(|(_, live)| live),
         }?;
@@ -388,7 +393,10 @@ impl BanTable {
         if spared(rules, &key).is_some() || (standing.is_none() && neighbours.len() < NEIGHBOURS_TO_FOLD) {
             return None;
         }
-        let mut until = standing.as_ref().map_or(until, |standing| until.max(standing.until()));
+        if let Some(standing) = standing.filter(|standing| standing.until() >= until) {
+            return Some(standing.to_ban(key));
+        }
+        let mut until = until;
         for neighbour in neighbours.iter().map(|net| BanKey::Net(*net)) {
             until = self.remove(books, &neighbour).map_or(until, |folded| until.max(folded.until()));
             batch.push(Change::Delete { table: Table::Bans, key: row(&neighbour) });
@@ -417,7 +425,10 @@ impl BanTable {
 /// The `never` net that a new ban of this key would touch, from inside or from around.
 fn spared(rules: &BanRules, key: &BanKey) -> Option<IpNet> {
     let BanKey::Net(net) = key else { return None };
-    rules.never.iter().map(|never| fold_mapped(*never)).find(|never| never.contains(net) || net.contains(never))
+    rules.never.iter().map(|never| fold_mapped(*never)).find(|never| never.contains(net) || net.contains(never)).or_else(|| {
+        // `::/0` and its like cover IPv4 too, which comparing nets does not show.
+        rules.exempt(net.network()).then_some(*net)
+    })
 }
 
 /// Whether a ban that stands holds nobody any more, because `never` covers all of it now.

@@ -303,11 +303,34 @@ fn ban_limit_table_exhaustion_folds_neighbours_and_evicts_no_live_ban() {
     let folded = bench.punish("203.0.113.99");
     assert_eq!((folded.key.clone(), folded.by.as_str()), (key("203.0.113.0/24"), "guesses"));
     assert_eq!(bench.table.len(), 9);
+    let manual = bench.add("198.51.0.0/16", None).expect_err("over a `never` address");
+    assert!(manual.contains("198.51.100.200"), "{manual}");
     let bench = bench.restart();
     for last in 0..8 {
         assert!(bench.banned(&format!("203.0.113.{last}")) && bench.banned(&format!("198.51.100.{last}")));
     }
     assert!(!bench.banned("198.51.100.200"));
+}
+
+#[test]
+fn folding_keeps_an_operators_longer_ban_of_the_prefix_as_he_made_it() {
+    let mut bench = bench(&[], &[]);
+    bench.table.most_guess_bans = 1;
+    let manual = bench.add("203.0.113.0/24", None).expect("added");
+    bench.punish("192.0.2.1");
+    assert_eq!(bench.punish("203.0.113.7"), manual);
+    assert_eq!(bench.table.list(bench.now()).len(), 2);
+}
+
+#[test]
+fn a_ban_whose_write_failed_is_written_by_the_next_punishment() {
+    let bench = bench(&[], &[]);
+    let first = bench.punish("203.0.113.7");
+    wait(bench.table.store.write(vec![Change::Delete { table: Table::Bans, key: row(&first.key) }]))
+        .expect("as if never written");
+    assert_eq!(bench.punish("203.0.113.7"), first);
+    let bench = bench.restart();
+    assert!(bench.banned("203.0.113.7"));
 }
 
 #[test]

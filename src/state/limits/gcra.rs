@@ -43,6 +43,12 @@ pub(super) fn standing(quota: &Quota, arrival: Option<u64>, now: Now) -> (u32, D
     (u32::try_from(remaining).unwrap_or(u32::MAX), Duration::from_nanos(level.saturating_sub(tolerance)))
 }
 
+/// How long after now a request comes to its turn whose arrival is this, where `quota.burst` come at once.
+pub(super) fn ahead(arrival: u64, quota: &Quota, now: Now) -> Duration {
+    let at_once = interval(quota).saturating_mul(u64::from(burst(quota)));
+    Duration::from_nanos(arrival.saturating_sub(nanos(now)).saturating_sub(at_once))
+}
+
 /// What the `RateLimit` fields say of a refusal.
 pub(super) fn refusal(name: &Name, quota: &Quota, wait: Duration) -> LimitState {
     let whole = u128::from(quota.burst) * quota.per.as_nanos();

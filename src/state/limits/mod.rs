@@ -206,33 +206,36 @@ impl Charges {
     }
 }
 
-/// A stand-alone keyed limiter for the door (handshakes per client), same arithmetic and bounds.
+/// A stand-alone limiter for the door (handshakes per client), same arithmetic and bounds: it paces a client that comes too
+/// fast, and refuses one that would have to wait too long.
 #[derive(Debug)]
-pub struct KeyedLimiter {
+pub struct Pace {
     limiter: ArcSwap<Limiter>,
     hasher: KeyHasher,
 }
 
-impl KeyedLimiter {
-    pub fn new(quota: Quota) -> Self {
-        Self { limiter: ArcSwap::from_pointee(Self::limiter(quota)), hasher: KeyHasher::default() }
+impl Pace {
+    /// `quota` passes at once; beyond it each waits its turn, but no longer than `patience`.
+    pub fn new(quota: Quota, patience: Duration) -> Self {
+        Self { limiter: ArcSwap::from_pointee(Self::limiter(quota, patience)), hasher: KeyHasher::default() }
     }
 
     /// A changed quota starts anew.
-    pub fn reconcile(&self, quota: Quota) {
-        if self.limiter.load().spec.quota != quota {
-            self.limiter.store(Arc::new(Self::limiter(quota)));
+    pub fn reconcile(&self, quota: Quota, patience: Duration) {
+        let limiter = Self::limiter(quota, patience);
+        if self.limiter.load().spec.quota != limiter.spec.quota {
+            self.limiter.store(Arc::new(limiter));
         }
     }
 
-    /// `Err` is the state when refused. Fails closed on a full table, as every limit does.
-    pub fn check(&self, client: ClientKey, now: Now) -> Result<(), LimitState> {
+    /// How long this client's next turn is away; `Err` when that is beyond patience. Fails closed on a full table, as every
+    /// limit does.
+    pub fn turn(&self, client: ClientKey, quota: &Quota, now: Now) -> Result<Duration, LimitState> {
         let subject = LimitSubject { client: Some(client), ..LimitSubject::default() };
         let limiter = self.limiter.load();
-        let Some(probe) = Probe::new(&limiter.spec.key, &subject, &self.hasher) else { return Ok(()) };
-        let quota = &limiter.spec.quota;
-        match gcra::pass(&limiter.table, quota, &probe, now) {
-            Ok(_) => Ok(()),
+        let Some(probe) = Probe::new(&limiter.spec.key, &subject, &self.hasher) else { return Ok(Duration::ZERO) };
+        match gcra::pass(&limiter.table, &limiter.spec.quota, &probe, now) {
+            Ok(spent) => Ok(gcra::ahead(spent.arrival(), quota, now)),
             Err(wait) => Err(gcra::refusal(&limiter.spec.name, quota, wait)),
         }
     }
@@ -241,7 +244,10 @@ impl KeyedLimiter {
         self.limiter.load().table.sweep(gcra::nanos(now));
     }
 
-    fn limiter(quota: Quota) -> Limiter {
+    fn limiter(quota: Quota, patience: Duration) -> Limiter {
+        let waiting = patience.as_nanos() / u128::from(gcra::interval(&quota));
+        let burst = quota.burst.saturating_add(u32::try_from(waiting).unwrap_or(u32::MAX));
+        let quota = Quota { burst, ..quota };
         Limiter::new(LimitSpec { name: HANDSHAKES.into(), key: vec![LimitKey::Client], quota, mode: LimitMode::Enforce })
     }
 }

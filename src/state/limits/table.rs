@@ -48,6 +48,13 @@ pub(super) struct Spent {
     returned: u64,
 }
 
+impl Spent {
+    /// The bucket's theoretical arrival time right after, in nanoseconds.
+    pub(super) fn arrival(&self) -> u64 {
+        self.arrival
+    }
+}
+
 /// One bucket as it stands, for people.
 pub(super) struct Reading {
     pub text: String,

@@ -392,18 +392,25 @@ fn what_was_spent_in_a_shared_bucket_follows_into_the_own_one() {
 }
 
 #[test]
-fn the_door_counts_handshakes_by_client() {
-    let door = KeyedLimiter::new(quota(50, 1, 2));
+fn the_door_paces_handshakes_by_client_and_refuses_beyond_patience() {
+    let quota = quota(50, 1, 2);
+    let door = Pace::new(quota, Duration::from_millis(100));
     let one = ClientAddr::new("2001:db8::1".parse().unwrap(), 64).key;
     let same = ClientAddr::new("2001:db8::2".parse().unwrap(), 64).key;
     let other = ClientAddr::new("2001:db8:0:1::1".parse().unwrap(), 64).key;
-    assert!(door.check(one, at(0)).is_ok() && door.check(same, at(0)).is_ok());
-    assert_eq!(&*door.check(one, at(0)).unwrap_err().name, "handshakes");
-    assert!(door.check(other, at(0)).is_ok());
-    door.reconcile(quota(50, 1, 2));
-    assert!(door.check(one, at(0)).is_err(), "unchanged keeps its fill");
-    door.reconcile(quota(50, 1, 3));
-    assert!(door.check(one, at(0)).is_ok());
+    let turn = |client, millis: u64| door.turn(client, &quota, at(millis * 1_000_000));
+    assert_eq!(turn(one, 0), Ok(Duration::ZERO));
+    assert_eq!(turn(same, 0), Ok(Duration::ZERO));
+    for place in 1..=5 {
+        assert_eq!(turn(one, 0), Ok(Duration::from_millis(20 * place)), "each waits its own turn");
+    }
+    assert_eq!(&*turn(one, 0).unwrap_err().name, "handshakes");
+    assert_eq!(turn(other, 0), Ok(Duration::ZERO), "nobody waits for another client");
+    assert_eq!(turn(one, 20), Ok(Duration::from_millis(100)), "one turn has passed, and the line is as long as before");
+    door.reconcile(quota, Duration::from_millis(100));
+    assert!(turn(one, 20).is_err(), "unchanged keeps its fill");
+    door.reconcile(Quota { burst: 3, ..quota }, Duration::from_millis(100));
+    assert!(turn(one, 20).is_ok());
     door.sweep(at(u64::MAX));
 }
 

@@ -98,7 +98,7 @@ pub(super) struct TlsServer {
 
 /// A TLS server that offers HTTP/2 or only HTTP/1.1, and a client config that trusts it.
 pub(super) async fn tls_server(h2: bool) -> TlsServer {
-    let provider = crate::tls::provider();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let key = rcgen::KeyPair::generate().unwrap();
     let certificate = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap().self_signed(&key).unwrap();
     let mut roots = rustls::RootCertStore::empty();
