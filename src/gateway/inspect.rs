@@ -7,6 +7,7 @@ use http::{HeaderMap, Method, Uri, request};
 use quick_cache::sync::Cache;
 
 use crate::clock::Now;
+use crate::config::Caps;
 use crate::events::Event;
 use crate::net::ClientAddr;
 use crate::policy::approval::ApprovalUse;
@@ -175,14 +176,23 @@ pub fn target(head: &request::Parts) -> Result<Target, Denial> {
     Ok(Target { authority, host, path })
 }
 
-/// Refuses a head of more lines than the cap. HTTP/1 ends such a head while it is parsed; HTTP/2 caps bytes only. Fails
-/// closed. A cookie in several lines counts once, since HTTP/2 clients split it to compress it (RFC 9113 section 8.2.3).
-pub fn head_lines(headers: &HeaderMap, cap: usize) -> Result<(), Denial> {
-    if headers.len() <= cap {
-        return Ok(());
+/// Refuses a head over `caps.head` or `caps.headers`. Fails closed. HTTP/1 ends most of them while they are parsed, but fills
+/// its buffer beyond the cap in its last read; HTTP/2 caps bytes only.
+pub fn head(head: &request::Parts, caps: &Caps) -> Result<(), Denial> {
+    // `GET / HTTP/1.1` and `name: value`, each with its line end.
+    let target = head.method.as_str().len() + head.uri.path_and_query().map_or(0, |target| target.as_str().len()) + 12;
+    let bytes = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
+    if bytes.fold(target, usize::saturating_add) > caps.head {
+        return Err(Denial::new(Reason::HeadTooLarge, "the head is over the cap"));
     }
-    let lines = headers.len() - headers.get_all(COOKIE).iter().count().saturating_sub(1);
-    if lines > cap { Err(Denial::new(Reason::HeadTooLarge, "more header lines than the cap")) } else { Ok(()) }
+    if head.headers.len() > caps.headers {
+        // A cookie in several lines counts once: HTTP/2 clients split it to compress it (RFC 9113 section 8.2.3).
+        let crumbs = head.headers.get_all(COOKIE).iter().count().saturating_sub(1);
+        if head.headers.len() - crumbs > caps.headers {
+            return Err(Denial::new(Reason::HeadTooLarge, "more header lines than the cap"));
+        }
+    }
+    Ok(())
 }
 
 /// Refuses a body that declares itself over the cap, before a byte of it is read.

@@ -1,4 +1,5 @@
 //! One integration binary, one file a promise.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod architecture;
 mod config;
@@ -9,3 +10,8 @@ mod proxy_protocol;
 mod support;
 mod tls;
 mod trusted_proxy;
+mod forward;
+mod framing;
+mod headers;
+mod support;
+mod upgrade;

@@ -3,6 +3,8 @@
 
 pub mod caller;
 
+pub mod upstream;
+
 use std::future::Future;
 use std::path::PathBuf;
 use std::process::{Command, Output};
