@@ -35,7 +35,7 @@ use crate::tls::TlsState;
 use crate::upstream::{Upstream, Upstreams};
 
 pub use check::check;
-use watch::Watch;
+use watch::{Prints, Watch};
 use workers::Crew;
 
 /// Between the fall of readiness and the closing of the listeners, so that a balancer sees it first.
@@ -101,6 +101,8 @@ struct Roof {
     draining: AtomicBool,
     reloading: tokio::sync::Mutex<()>,
     retarget: tokio::sync::Notify,
+    /// The files of the live snapshot, as they were before they were read.
+    read: Mutex<Prints>,
     started: Now,
 }
 
@@ -163,7 +165,11 @@ impl Prepared {
             if doors.as_ref().is_some_and(|doors| doors.open.contains_key(&(at.value, kind))) {
                 continue;
             }
-            match listener::bind(at.value, kind, self.config.workers) {
+            // A port that is ours already may move between addresses and kinds.
+            let port = at.value.port();
+            let ours = doors.as_ref().is_some_and(|doors| doors.open.values().any(|door| door.bound.port() == port));
+            let vacant = if ours { Ok(()) } else { listener::vacant(at.value) };
+            match vacant.and_then(|()| listener::bind(at.value, kind, self.config.workers)) {
                 Ok(sockets) => self.sockets.push((at.value, sockets)),
                 Err(error) => errors.push(cannot_bind(at, &error)),
             }
@@ -186,6 +192,7 @@ impl Roof {
     fn start(path: &Path, options: Options) -> Result<Live, StartError> {
         let clock = options.clock.clone().unwrap_or_else(Clock::system);
         let now = clock.now();
+        let read = Prints::of(vec![path.to_path_buf()]);
         let (mut prepared, warnings) = Prepared::load(path, None).map_err(StartError::Config)?;
         let config = Arc::clone(&prepared.config);
         if options.process && !warnings.list.is_empty() {
@@ -228,6 +235,7 @@ impl Roof {
             draining: AtomicBool::new(false),
             reloading: tokio::sync::Mutex::new(()),
             retarget: tokio::sync::Notify::new(),
+            read: Mutex::new(read),
             started: now,
         });
         Ok(Live { roof, prepared, admin_socket, options })
@@ -263,6 +271,7 @@ impl Roof {
         let labels: Vec<_> =
             config.policy.sites.iter().flat_map(|site| site.routes.iter()).map(|route| Arc::clone(&route.label)).collect();
         metrics.routes(generation, &labels);
+        metrics.forget_files();
         let now = self.gateway.clock.now().wall;
         for file in tls.expiries() {
             metrics.expiry(file.kind, &file.path.to_string_lossy(), file.until.as_second());
@@ -279,12 +288,11 @@ impl Roof {
         sockets: Vec<(SocketAddr, Sockets)>,
         metrics: Option<(SocketAddr, TcpListener)>,
     ) {
-        let drain = config.deadlines.drain;
         let mut doors = self.doors();
         for (asked, sockets) in sockets {
             let (bound, stop) = (sockets.address, CancellationToken::new());
             let key = (asked, sockets.kind);
-            self.crew.serve(sockets, &stop, drain);
+            self.crew.serve(sockets, &stop);
             doors.open.insert(key, OpenDoor { bound, stop });
         }
         let wanted: Vec<_> = wanted(config).map(|(at, kind)| (at.value, kind)).collect();
@@ -314,6 +322,7 @@ impl Roof {
     async fn reload(self: &Arc<Self>) -> Result<u64, String> {
         let _one_at_a_time = self.reloading.lock().await;
         let roof = Arc::clone(self);
+        let read = Prints::of(self.files());
         let prepared = tokio::task::spawn_blocking(move || {
             let (mut prepared, _) = Prepared::load(&roof.path, Some(&roof))?;
             prepared.upstreams = roof.upstreams.prepare(&prepared.config.upstreams, prepared.tls.upstream_clients());
@@ -323,6 +332,7 @@ impl Roof {
         .map_err(|panicked| panicked.to_string())?;
         match prepared {
             Ok(prepared) => {
+                *self.read.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = read;
                 let generation = self.commit(prepared);
                 self.gateway.events.emit(Event::ConfigReloaded { generation, path: self.path.clone() });
                 Ok(generation)
@@ -404,17 +414,16 @@ impl Live {
         let admin = tokio::spawn(admin::serve(roof.admin(), admin_socket, backstage.clone()));
         roof.gateway.events.emit(Event::Started { generation, version: env!("CARGO_PKG_VERSION") });
         let bound = roof.bound();
+        let stop = options.stop.unwrap_or_default();
         if options.process {
+            // Before the ready line: whoever waits for it may signal at once.
+            watch_signals(&roof, &stop).map_err(io_error("signals"))?;
             announce(&bound, generation);
         }
         if let Some(ready) = options.on_ready {
             ready(bound.clone());
         }
 
-        let stop = options.stop.unwrap_or_default();
-        if options.process {
-            watch_signals(&roof, &stop).map_err(io_error("signals"))?;
-        }
         roof.tend(&stop).await;
         let cut = roof.drain().await;
 
@@ -423,7 +432,6 @@ impl Live {
         roof.gateway.events.emit(Event::Stopped { cut });
         roof.store.close();
         roof.gateway.events.flush(FLUSH);
-        let _ = std::fs::remove_file(&bound.admin);
         Ok(())
     }
 }
@@ -431,12 +439,13 @@ impl Live {
 impl Roof {
     /// Until it is told to stop: files that change, tables that want sweeping.
     async fn tend(self: &Arc<Self>, stop: &CancellationToken) {
-        let mut watch = Watch::new(self.files());
+        let read = || std::mem::take(&mut *self.read.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
+        let mut watch = Watch::new(self.files(), &read());
         let mut sweep = tokio::time::interval(SWEEP);
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.retarget.notified() => watch.retarget(self.files()),
+                () = self.retarget.notified() => watch.retarget(self.files(), &read()),
                 () = watch.changed() => drop(self.reload().await),
                 _ = sweep.tick() => self.sweep(),
             }
