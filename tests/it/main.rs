@@ -2,4 +2,5 @@
 
 mod architecture;
 mod config;
+mod drain;
 mod support;
