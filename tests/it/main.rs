@@ -3,4 +3,5 @@
 mod architecture;
 mod config;
 mod drain;
+mod state;
 mod support;

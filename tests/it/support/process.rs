@@ -70,9 +70,14 @@ impl House {
 
     /// The same, or how it ended instead and what it said.
     pub fn spawn(&self) -> Result<Process, (ExitStatus, String)> {
+        self.spawn_with(&self.config)
+    }
+
+    /// The same with another config file.
+    pub fn spawn_with(&self, config: &Path) -> Result<Process, (ExitStatus, String)> {
         let mut child = Command::new(env!("CARGO_BIN_EXE_doorward"))
             .arg("--config")
-            .arg(&self.config)
+            .arg(config)
             .arg("run")
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
