@@ -3,5 +3,6 @@
 mod architecture;
 mod config;
 mod drain;
+mod reload;
 mod state;
 mod support;
