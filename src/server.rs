@@ -258,7 +258,7 @@ impl Roof {
         if let Err(error) = gateway.events.reconfigure(&config.log) {
             gateway.events.emit(Event::StoreFailed { action: "log", error: error.to_string() });
         }
-        self.upstreams.commit(&upstreams);
+        self.take_over_upstreams(&upstreams);
         let policy = Arc::clone(policy);
         gateway.snapshot.store(Arc::new(Snapshot { generation, policy, tls, upstreams, config: Arc::clone(&config) }));
         self.open_doors(&config, sockets, metrics);
@@ -279,6 +279,18 @@ impl Roof {
             if file.kind == "crl" && now >= half {
                 self.gateway.events.emit(Event::CrlExpiring { path: file.path, at: file.until });
             }
+        }
+    }
+
+    /// The gauges too: a server that never changed its state is up, and one that is gone is neither.
+    fn take_over_upstreams(&self, upstreams: &[Arc<Upstream>]) {
+        let metrics = self.gateway.events.metrics();
+        for gone in self.upstreams.status() {
+            metrics.forget_server(&gone.upstream, &gone.server);
+        }
+        self.upstreams.commit(upstreams);
+        for server in self.upstreams.status() {
+            metrics.server_up(&server.upstream, &server.server, server.healthy);
         }
     }
 

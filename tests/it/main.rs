@@ -3,6 +3,8 @@
 mod architecture;
 mod config;
 mod drain;
+mod metrics;
+mod records;
 mod reload;
 mod state;
 mod support;
