@@ -2,6 +2,7 @@
 
 mod architecture;
 mod config;
+mod demo;
 mod drain;
 mod metrics;
 mod records;
