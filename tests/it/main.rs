@@ -1,6 +1,7 @@
 //! One integration binary, one file a promise.
 
 mod architecture;
+mod cli;
 mod config;
 mod demo;
 mod drain;
