@@ -8,7 +8,7 @@ use http::StatusCode;
 use jiff::Timestamp;
 
 use super::api::{Activated, ApprovalPayload, EndApproval, RenewApproval, RequestApproval, SignApproval};
-use super::router::{Change, Handled, Refusal, json};
+use super::router::{Change, Handled, Refusal, json, said};
 use super::{Admin, times};
 use crate::config::Config;
 use crate::events::Event;
@@ -64,7 +64,7 @@ pub(super) async fn renew(admin: &Admin, id: &str, change: Change) -> Handled {
 }
 
 pub(super) async fn suspend(admin: &Admin, id: &str, change: Change) -> Handled {
-    let reason = change.parse::<EndApproval>()?.reason.unwrap_or_default();
+    let reason = said(change.parse::<EndApproval>()?.reason);
     let (approval, durable) = admin.approvals.suspend(id, reason.clone(), change.by.clone(), admin.clock.now())?;
     told(admin, &approval, "suspended", change.by, Some(reason), durable).await?;
     json(&*approval)
@@ -72,7 +72,7 @@ pub(super) async fn suspend(admin: &Admin, id: &str, change: Change) -> Handled 
 
 /// Holds from the next request on, also where the disk fails: then the answer says that it holds in memory only.
 pub(super) async fn revoke(admin: &Admin, id: &str, change: Change) -> Handled {
-    let reason = change.parse::<EndApproval>()?.reason.unwrap_or_default();
+    let reason = said(change.parse::<EndApproval>()?.reason);
     let (approval, durable) = admin.approvals.revoke(id, reason.clone(), change.by.clone(), admin.clock.now())?;
     told(admin, &approval, "revoked", change.by, Some(reason), durable).await?;
     json(&*approval)
@@ -88,7 +88,6 @@ async fn told(
     durable: Durable,
 ) -> Result<(), Refusal> {
     let written = durable.await;
-    let reason = reason.filter(|text| !text.is_empty());
     admin.events.emit(Event::ApprovalChanged { id: approval.id.clone(), action, by, reason });
     written.map_err(|error| {
         admin.events.emit(Event::StoreFailed { action: "write the register of approvals", error: error.to_string() });

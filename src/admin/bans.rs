@@ -3,7 +3,7 @@
 use http::StatusCode;
 
 use super::api::{AddBan, BanView, LiftBan};
-use super::router::{Change, Handled, Refusal, json};
+use super::router::{Change, Handled, Refusal, json, said};
 use super::{Admin, times};
 use crate::config::Config;
 use crate::events::Event;
@@ -30,7 +30,7 @@ pub(super) async fn add(admin: &Admin, change: Change) -> Handled {
     let key = parse_key(&asked.key, &config)?;
     refuse_our_own(&key, &config)?;
     let length = asked.length.as_deref().map(times::length).transpose().map_err(Refusal::bad)?;
-    let added = admin.bans.add(key, length, asked.reason.unwrap_or_default(), change.by, admin.clock.now());
+    let added = admin.bans.add(key, length, said(asked.reason), change.by, admin.clock.now());
     let (ban, durable) = added.map_err(|why| Refusal::new(StatusCode::CONFLICT, why))?;
     let written = durable.await;
     admin.events.emit(Event::BanMade { ban: ban.clone(), durable: written.is_ok() });
@@ -53,7 +53,7 @@ pub(super) async fn lift(admin: &Admin, change: Change) -> Handled {
     };
     admin.guesses.clear(&key);
     let written = durable.await;
-    admin.events.emit(Event::BanLifted { key, by: change.by, reason: asked.reason.unwrap_or_default() });
+    admin.events.emit(Event::BanLifted { key, by: change.by, reason: said(asked.reason) });
     match written {
         Ok(()) => json(&BanView::from(ban)),
         Err(error) => {

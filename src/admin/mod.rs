@@ -58,3 +58,8 @@ pub async fn serve(admin: Admin, socket: std::os::unix::net::UnixListener, stop:
 pub async fn serve_metrics(admin: Admin, socket: std::net::TcpListener, stop: tokio_util::sync::CancellationToken) {
     probes::serve(admin, socket, stop).await;
 }
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;

@@ -65,9 +65,9 @@ async fn change(admin: Admin, peer: Peer, request: Request<Incoming>) -> Handled
     if !is_endpoint("POST", &path) {
         return Err(wrong_method(&path));
     }
-    let change = Change { body: body(request.into_body()).await?, by: peer.name().await };
+    let body = body(request.into_body()).await?;
     // A task of its own: an operator who hangs up takes neither the change's event nor its place on disk with him.
-    let done = tokio::spawn(async move { apply(&admin, &path, change).await });
+    let done = tokio::spawn(async move { apply(&admin, &path, Change { body, by: peer.name().await }).await });
     done.await.unwrap_or_else(|_| Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the command failed inside the gateway")))
 }
 
@@ -130,6 +130,11 @@ impl Change {
         let body: &[u8] = if self.body.is_empty() { b"{}" } else { &self.body };
         serde_json::from_slice(body).map_err(|error| Refusal::bad(format!("the body is not what this endpoint takes: {error}")))
     }
+}
+
+/// The reason as it stands in records and events.
+pub(super) fn said(reason: Option<String>) -> String {
+    reason.filter(|text| !text.trim().is_empty()).unwrap_or_else(|| "not given".to_owned())
 }
 
 /// Serialises an answer.

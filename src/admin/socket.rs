@@ -63,12 +63,11 @@ pub(super) async fn serve(admin: Admin, socket: UnixListener, stop: Cancellation
             },
         }
     }
+    // While the listener lives its inode cannot be given to another file, so the comparison holds.
+    place.iter().for_each(Place::remove);
     drop(listener);
     connections.close();
     let _ = tokio::time::timeout(STOP_DEADLINE, connections.wait()).await;
-    if let Some(place) = place {
-        place.remove();
-    }
 }
 
 async fn serve_one(admin: Admin, stream: tokio::net::UnixStream, peer: Peer, stop: CancellationToken) {
@@ -128,7 +127,7 @@ impl Place {
         Some(Self { path, inode })
     }
 
-    fn remove(self) {
+    fn remove(&self) {
         if inode(&self.path) == Some(self.inode) {
             let _ = std::fs::remove_file(&self.path);
         }
@@ -177,9 +176,11 @@ mod tests {
     fn only_the_own_file_is_removed_at_the_end() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("admin.sock");
-        let first = Place::of(&bind(&path).unwrap()).unwrap();
+        let first = bind(&path).unwrap();
+        let place = Place::of(&first).unwrap();
+        std::fs::remove_file(&path).unwrap();
         let second = bind(&path).unwrap();
-        first.remove();
+        place.remove();
         assert!(path.exists(), "another gateway's socket stays");
         Place::of(&second).unwrap().remove();
         assert!(!path.exists());

@@ -66,7 +66,8 @@ pub fn stamp(at: Timestamp) -> String {
 /// `in 2h 5m` or `3d ago`.
 pub fn relative(at: Timestamp, now: Timestamp) -> String {
     let distance: SignedDuration = at.duration_since(now);
-    let length = human(distance.unsigned_abs());
+    // To the nearest second: what was given two hours just now still has two hours.
+    let length = human(distance.unsigned_abs().saturating_add(Duration::from_millis(500)));
     if distance.is_positive() { format!("in {length}") } else { format!("{length} ago") }
 }
 
@@ -144,5 +145,6 @@ mod tests {
         }
         assert_eq!(relative(at("2026-01-01T00:00:10Z"), at("2026-01-01T00:00:00Z")), "in 10s");
         assert_eq!(relative(at("2026-01-01T00:00:00Z"), at("2026-01-03T00:00:00Z")), "2d ago");
+        assert_eq!(relative(at("2026-01-01T02:00:00Z"), at("2026-01-01T00:00:00.02Z")), "in 2h");
     }
 }

@@ -45,27 +45,27 @@ fn page() -> std::io::Result<Vec<u8>> {
     Ok(page)
 }
 
-/// A command and those below it, depth first; groups show only what they hold.
+/// A command, then those below it, then its examples.
 fn describe(command: &clap::Command, above: &str, page: &mut Vec<u8>) -> std::io::Result<()> {
     let name = format!("{above} {}", command.get_name());
+    writeln!(page, ".SS \"{}\"", roff(&name))?;
     let below: Vec<&clap::Command> = command.get_subcommands().filter(|command| command.get_name() != "help").collect();
     if below.is_empty() {
         let usage = command.clone().render_usage().to_string();
-        writeln!(page, ".SS \"{}\"", roff(&name))?;
         writeln!(page, "\\fB{}\\fR\n.PP", roff(usage.trim_start_matches("Usage: ")))?;
-        if let Some(about) = command.get_long_about().or_else(|| command.get_about()) {
-            writeln!(page, "{}", paragraphs(&about.to_string()))?;
-        }
-        let mut options = Vec::new();
-        // Options of the root stand once, at the top.
-        Man::new(without_globals(command)).render_options_section(&mut options)?;
-        page.extend_from_slice(body(&options));
+    }
+    if let Some(about) = command.get_long_about().or_else(|| command.get_about()) {
+        writeln!(page, "{}", paragraphs(&about.to_string()))?;
+    }
+    let mut options = Vec::new();
+    // Options of the root stand once, at the top.
+    Man::new(without_globals(command)).render_options_section(&mut options)?;
+    page.extend_from_slice(body(&options));
+    for command in below {
+        describe(command, &name, page)?;
     }
     if let Some(examples) = command.get_after_help() {
         writeln!(page, ".PP\n.nf\n{}\n.fi", roff(&examples.to_string()))?;
-    }
-    for command in below {
-        describe(command, &name, page)?;
     }
     Ok(())
 }
@@ -80,8 +80,8 @@ fn without_globals(command: &clap::Command) -> clap::Command {
 /// A rendered section without its heading (and the preamble before it).
 fn body(section: &[u8]) -> &[u8] {
     let heading = b".SH OPTIONS\n";
-    let start = memchr::memmem::find(section, heading).map_or(0, |at| at + heading.len());
-    section.get(start..).unwrap_or_default()
+    let start = memchr::memmem::find(section, heading).map(|at| at + heading.len());
+    start.and_then(|start| section.get(start..)).unwrap_or_default()
 }
 
 fn paragraphs(text: &str) -> String {

@@ -35,10 +35,10 @@ const EXIT_STATUS: &[(u8, &str)] = &[
 )]
 struct Cli {
     /// The config file; relative paths in it start at the working directory
-    #[arg(long, global = true, value_name = "FILE", default_value = "config/doorward.toml")]
+    #[arg(long, global = true, help_heading = "Global options", value_name = "FILE", default_value = "config/doorward.toml")]
     config: PathBuf,
     /// The running gateway's admin socket, in place of the config's `listen.admin`
-    #[arg(long, global = true, value_name = "SOCKET")]
+    #[arg(long, global = true, help_heading = "Global options", value_name = "SOCKET")]
     admin: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
@@ -112,7 +112,11 @@ type Outcome = Result<ExitCode, Failure>;
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => return usage(&error),
+        Err(error) => {
+            // A reader that has gone is no failure.
+            let _ = error.print();
+            return ExitCode::from(usage(error.kind()));
+        }
     };
     cli.execute().unwrap_or_else(Failure::report)
 }
@@ -158,17 +162,18 @@ impl Failure {
     }
 }
 
-/// Help and version go to stdout with 0, everything else to stderr with 2. A reader that has gone is no failure.
-fn usage(error: &clap::Error) -> ExitCode {
-    let _ = error.print();
-    match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
-        _ => ExitCode::from(2),
+/// Help and version were asked for, and end with 0; everything else is a command line that is wrong.
+const fn usage(kind: ErrorKind) -> u8 {
+    match kind {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => 0,
+        _ => 2,
     }
 }
 
 #[cfg(test)]
-mod tests {
+mod tests;
+#[cfg(test)]
+mod parsing {
     use clap::CommandFactory;
 
     use super::*;
@@ -236,10 +241,10 @@ mod tests {
             "doorward check --jsno",
         ] {
             let error = parse(line).unwrap_err();
-            assert_eq!(usage(&error), ExitCode::from(2), "{line}");
+            assert_eq!(usage(error.kind()), 2, "{line}");
         }
-        assert_eq!(usage(&parse("doorward --help").unwrap_err()), ExitCode::SUCCESS);
-        assert_eq!(usage(&parse("doorward --version").unwrap_err()), ExitCode::SUCCESS);
+        assert_eq!(usage(parse("doorward --help").unwrap_err().kind()), 0);
+        assert_eq!(usage(parse("doorward --version").unwrap_err().kind()), 0);
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub(super) fn sign(gateway: &Gateway, id: &str, signer: &str, key: &Path) -> Res
 
 /// The bytes to sign, made anew from the record. Fails closed: another id, or bytes that differ from the gateway's, are
 /// not signed.
-fn agreed(id: &str, offered: &ApprovalPayload) -> Result<Vec<u8>, Failure> {
+pub(super) fn agreed(id: &str, offered: &ApprovalPayload) -> Result<Vec<u8>, Failure> {
     let refused = |why: &str| Failure::Failed(format!("not signed: {why}"));
     if offered.approval.id != id {
         return Err(refused("the gateway answered with another record"));
@@ -69,15 +69,13 @@ mod tests {
     use aws_lc_rs::signature::{ED25519, KeyPair, UnparsedPublicKey};
 
     use super::*;
-
-    /// As `openssl genpkey -algorithm ed25519` writes it: PKCS#8 version 1, without the public key.
-    const OPENSSL_KEY: &str = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n-----END PRIVATE KEY-----\n";
+    use crate::admin::testing::ALICE_KEY;
 
     #[test]
     fn keys_as_openssl_makes_them_sign() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("alice.key");
-        std::fs::write(&path, OPENSSL_KEY).unwrap();
+        std::fs::write(&path, ALICE_KEY).unwrap();
         let key = load_key(&path).unwrap();
         let signature = key.sign(b"message");
         assert!(UnparsedPublicKey::new(&ED25519, key.public_key().as_ref()).verify(b"message", signature.as_ref()).is_ok());

@@ -23,6 +23,7 @@ use tokio::time::{Instant, Sleep};
 use crate::policy::Permit;
 use crate::upstream::{Body, BodyError, ForwardError, ForwardErrorKind, Outstanding, Pool, Reply, Upstream};
 
+use super::inbound::Inbound;
 use super::{Worker, headers};
 
 /// A tunnel ends when no byte passed in either direction for so long; an idle chat is no fault.
@@ -62,7 +63,8 @@ pub async fn send(
 /// The client's body with its cap and its stall deadline, trailers dropped.
 ///
 /// Fails closed: the byte that is over the cap, and what follows it, is never passed on.
-pub fn request_body(body: Incoming, terms: &Terms) -> Body {
+pub fn request_body(body: impl Into<Inbound>, terms: &Terms) -> Body {
+    let body = body.into();
     if body.is_end_stream() {
         return empty();
     }
@@ -125,7 +127,7 @@ fn bad_gateway(cause: &str) -> ForwardError {
 }
 
 struct ClientBody {
-    body: Incoming,
+    body: Inbound,
     left: u64,
     gap: Gap,
     over: bool,

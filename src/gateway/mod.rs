@@ -2,6 +2,7 @@
 
 pub mod forward;
 pub mod headers;
+pub mod inbound;
 pub mod inspect;
 pub mod listener;
 pub mod record;
@@ -14,7 +15,6 @@ use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 use http::{Request, Response, request};
-use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use rustls::pki_types::CertificateDer;
 
@@ -26,7 +26,7 @@ use crate::policy::ban::BanAnswer;
 use crate::policy::decide::BanFact;
 use crate::policy::login::{AccountKey, LoginRule};
 use crate::policy::route::Sni;
-use crate::policy::{Denial, Permit, Policy, Reason, Route, Site};
+use crate::policy::{ApprovalFact, CertFact, Denial, Facts, Permit, Policy, Reason, Route, Site};
 use crate::state::accounts::Successes;
 use crate::state::approvals::Approvals;
 use crate::state::bans::BanTable;
@@ -36,6 +36,7 @@ use crate::tls::{CertVerdict, TlsState};
 use crate::upstream::{Body, ForwardError, ForwardErrorKind, Pool, Upstream};
 
 use headers::Upward;
+use inbound::Inbound;
 use inspect::{Bots, Scene, Target};
 use record::Recorder;
 use respond::Asked;
@@ -101,7 +102,7 @@ impl Worker {
     pub async fn handle(
         self: Arc<Self>,
         connection: Arc<Connection>,
-        request: Request<Incoming>,
+        request: Request<Inbound>,
     ) -> Result<Response<Body>, Dropped> {
         let gateway = &self.gateway;
         let now = gateway.clock.now();
@@ -121,7 +122,9 @@ impl Worker {
                 if denial.reason == Reason::Banned && snapshot.policy.bans.answer == BanAnswer::Drop {
                     return Err(Dropped);
                 }
-                respond::denial(&denial, decision, &asked, &snapshot.policy.document)
+                let mut response = respond::denial(&denial, decision, &asked, &snapshot.policy.document);
+                headers::demand_tls(response.headers_mut(), &recorder.record.host);
+                response
             }
         };
         recorder.record.status = response.status().as_u16();
@@ -140,12 +143,13 @@ struct Passage<'a> {
 
 impl Passage<'_> {
     /// The story of one request, top to bottom: cheap checks first, then what costs, then the application.
-    async fn pass(mut self, request: Request<Incoming>) -> Result<Response<Body>, Denial> {
+    async fn pass(mut self, request: Request<Inbound>) -> Result<Response<Body>, Denial> {
         let (head, body) = request.into_parts();
         let policy = &self.snapshot.policy;
         let caller = self.caller(&head)?;
         let address_ban = self.banned(&caller.client, &head)?;
 
+        inspect::head(&head, &self.snapshot.config.caps)?;
         let target = inspect::target(&head)?;
         self.note_target(&target);
         let site = policy.sites.resolve(self.connection.sni, &target.host)?;
@@ -155,9 +159,8 @@ impl Passage<'_> {
         let mut charges = Charges::default();
         self.charge(route, LimitSubject { client: Some(caller.client.key), ..Default::default() }, &mut charges)?;
         let facts = self.scene(&head, &caller, site, &target, address_ban).facts();
-        self.recorder.record.bot = Some(facts.bot.as_str());
+        self.note_facts(&facts);
         let permit = policy.decide(route, &facts, self.now)?;
-        self.note_permit(&permit);
         inspect::declared_body(&head.headers, route.body)?;
 
         let terms = self.terms(route);
@@ -241,14 +244,7 @@ impl Passage<'_> {
 
     fn login_desk<'s>(&'s self, rule: &'s Arc<LoginRule>, client: &'s ClientAddr, permit: &Permit) -> login::Desk<'s> {
         let gateway = &self.worker.gateway;
-        login::Desk {
-            gateway,
-            rule,
-            client,
-            who: inspect::guesser(client, permit),
-            decision: self.recorder.record.decision,
-            now: self.now,
-        }
+        login::Desk { gateway, rule, client, who: inspect::guesser(client, permit), decision: self.recorder.record.decision }
     }
 
     fn terms(&self, route: &Route) -> forward::Terms {
@@ -257,7 +253,6 @@ impl Passage<'_> {
     }
 
     /// Only a permit gets here; the request leaves in its canonical form.
-    #[allow(clippy::too_many_arguments)]
     async fn forward(
         &mut self,
         route: &Route,
@@ -298,9 +293,16 @@ impl Passage<'_> {
         target.path.as_str().clone_into(&mut self.recorder.record.path);
     }
 
-    fn note_permit(&mut self, permit: &Permit) {
-        self.recorder.record.identity = permit.identity().map(|identity| Arc::clone(&identity.key));
-        self.recorder.record.approval = permit.approval().map(|approval| Arc::clone(&approval.id));
+    /// Who it was is told of refusals too.
+    fn note_facts(&mut self, facts: &Facts) {
+        let record = &mut self.recorder.record;
+        record.bot = Some(facts.bot.as_str());
+        if let CertFact::Held(identity) = &facts.cert {
+            record.identity = Some(Arc::clone(&identity.key));
+        }
+        if let ApprovalFact::Held(approval) = &facts.approval {
+            record.approval = Some(Arc::clone(&approval.id));
+        }
     }
 }
 

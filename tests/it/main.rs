@@ -1,12 +1,23 @@
 //! One integration binary, one file a promise.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod architecture;
 mod cli;
 mod config;
 mod demo;
+mod door;
 mod drain;
+mod forward;
+mod framing;
+mod headers;
 mod metrics;
+mod mtls;
+mod plain;
+mod proxy_protocol;
 mod records;
 mod reload;
 mod state;
 mod support;
+mod tls;
+mod trusted_proxy;
+mod upgrade;

@@ -56,7 +56,7 @@ impl Compiler<'_> {
         let logins = self.logins(&file.login);
         let limits = self.limits(&file.limit);
         let guesses = self.guesses(&file.guesses);
-        let bans = self.bans(&file.bans);
+        let bans = self.bans(&file.bans, &listen);
         let approvals = self.approvals(&file.approvals);
         let sites = self.sites(&file, &logins);
         let caps = self.caps(&file);

@@ -6,6 +6,7 @@ use std::path::Path;
 use rustls_pki_types::SubjectPublicKeyInfoDer;
 use rustls_pki_types::pem::PemObject;
 
+use crate::config::Listen;
 use crate::config::file::{ApprovalsTable, BansTable, LimitTable, SignerTable};
 use crate::config::read::Named;
 use crate::policy::approval::{ApprovalRules, Party, Signer};
@@ -21,7 +22,8 @@ const ED25519_SPKI: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 
 const LONGEST_KEY_FILE: u64 = 64 * 1024;
 
 impl Compiler<'_> {
-    pub(super) fn bans(&mut self, table: &BansTable) -> BanRules {
+    /// Who speaks for others is never banned himself: that would hold everybody behind him.
+    pub(super) fn bans(&mut self, table: &BansTable, listen: &Listen) -> BanRules {
         if table.first.value > table.max.value {
             let span = if table.max.span.is_default() { &table.first.span } else { &table.max.span };
             self.error("`bans.max` is shorter than `bans.first`", span, "the first ban is the shortest, `max` the longest");
@@ -39,12 +41,13 @@ impl Compiler<'_> {
                 self.error(message, &net.span, "an address is on one of the two lists at most");
             }
         }
+        let speakers = listen.trusted_proxies.iter().chain(listen.proxy_protocol.iter());
         BanRules {
             first: table.first.value.0,
             factor: table.factor.u32(),
             max: table.max.value.0,
             forget: table.forget.0,
-            never: table.never.iter().map(|net| net.value).collect(),
+            never: table.never.iter().map(|net| net.value).chain(speakers.copied()).collect(),
             always: table.always.iter().map(|net| net.value).collect(),
             answer: table.answer,
         }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -23,6 +23,7 @@ use crate::config::{Caps, Deadlines};
 use crate::upstream::{Body, BodyError};
 
 use super::super::Dropped;
+use super::super::inbound::{Inbound, Unread};
 use super::drive::{End, Patience, Protocol, drive};
 use super::wire::{InFlight, Watch};
 
@@ -49,57 +50,46 @@ const PING_EVERY: Duration = Duration::from_secs(30);
 const PING_WITHIN: Duration = Duration::from_secs(20);
 
 /// Serves HTTP/1.1 to its end. `handle` answers one request.
+///
+/// Where an answer went out before its request was read whole, what still comes is read and thrown away for a moment: else
+/// the kernel would send a reset, and the client's would throw our answer away.
 pub(super) async fn http1<IO, F>(
     io: IO,
     watch: &Arc<Watch>,
     terms: &Terms<'_>,
-    handle: impl Fn(Request<Incoming>) -> F,
+    keep_alive: bool,
+    handle: impl Fn(Request<Inbound>) -> F,
 ) -> End<hyper::Error>
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     F: Future<Output = Result<Response<Body>, Dropped>>,
 {
-    let service = service_fn(|request| answer(watch.begin(), handle(request)));
-    let connection = http1::Builder::new()
+    let service = service_fn(|request: Request<Incoming>| {
+        watch.owe(!request.body().is_end_stream());
+        let (request, unread) = receive(request);
+        answer(watch.begin(), unread, handle(request))
+    });
+    let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         // Ours tells a head that is slow from a connection that is idle; hyper's does not.
         .header_read_timeout(None)
         .max_headers(terms.caps.headers)
         .max_buf_size(terms.caps.head.max(LEAST_BUFFER))
         .half_close(false)
-        .keep_alive(true)
+        .keep_alive(keep_alive)
         .pipeline_flush(false)
         .serve_connection(TokioIo::new(io), service)
         .with_upgrades();
-    let mut connection = pin!(connection);
-    drive(connection.as_mut(), watch, terms.patience(Protocol::Http1), terms.stop, |connection| connection.graceful_shutdown())
-        .await
-}
-
-/// The same for one that is closed after its answer: what the client still sends is read and thrown away for a moment, or
-/// its kernel would throw away our answer with the reset.
-pub(super) async fn http1_once<IO, F>(
-    io: IO,
-    watch: &Arc<Watch>,
-    terms: &Terms<'_>,
-    handle: impl Fn(Request<Incoming>) -> F,
-) -> End<hyper::Error>
-where
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    F: Future<Output = Result<Response<Body>, Dropped>>,
-{
-    let service = service_fn(|request| answer(watch.begin(), handle(request)));
-    let mut connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(None)
-        .max_headers(terms.caps.headers)
-        .max_buf_size(terms.caps.head.max(LEAST_BUFFER))
-        .keep_alive(false)
-        .serve_connection(TokioIo::new(io), service);
     let patience = terms.patience(Protocol::Http1);
     let end = drive(Pin::new(&mut connection), watch, patience, terms.stop, |connection| connection.graceful_shutdown()).await;
-    if matches!(end, End::Closed(_)) {
-        linger(connection.into_parts().io.into_inner()).await;
+    let owed = match &end {
+        End::Closed(Ok(())) => watch.owed(),
+        End::Closed(Err(error)) => error.is_parse(),
+        _ => false,
+    };
+    // A connection that became a tunnel has no parts left.
+    if owed && let Some(parts) = connection.into_parts() {
+        linger(parts.io.into_inner()).await;
     }
     end
 }
@@ -109,13 +99,16 @@ pub(super) async fn http2<IO, F>(
     io: IO,
     watch: &Arc<Watch>,
     terms: &Terms<'_>,
-    handle: impl Fn(Request<Incoming>) -> F,
+    handle: impl Fn(Request<Inbound>) -> F,
 ) -> End<hyper::Error>
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     F: Future<Output = Result<Response<Body>, Dropped>> + Send + 'static,
 {
-    let service = service_fn(|request| answer(watch.begin(), handle(request)));
+    let service = service_fn(|request| {
+        let (request, unread) = receive(request);
+        answer(watch.begin(), unread, handle(request))
+    });
     let connection = http2::Builder::new(Streams { stall: terms.deadlines.body })
         .timer(TokioTimer::new())
         .max_concurrent_streams(terms.caps.streams)
@@ -155,20 +148,29 @@ impl Terms<'_> {
     }
 }
 
+/// A request as the gateway takes it, and what is to be kept until its answer is over.
+fn receive(request: Request<Incoming>) -> (Request<Inbound>, Unread) {
+    let (head, body) = request.into_parts();
+    let (body, unread) = Inbound::new(body);
+    (Request::from_parts(head, body), unread)
+}
+
 async fn answer(
-    request: InFlight,
+    in_flight: InFlight,
+    unread: Unread,
     response: impl Future<Output = Result<Response<Body>, Dropped>>,
 ) -> Result<Response<Answer>, Dropped> {
     let response = response.await?;
     let pace = PACE.try_with(Arc::clone).ok();
-    Ok(response.map(|body| Answer { body, pace, _request: request }))
+    Ok(response.map(|body| Answer { body, pace, _unread: unread, _in_flight: in_flight }))
 }
 
-/// An answer's body: the request is in flight until it ends.
+/// An answer's body: the request is in flight until it ends, and what was not read of it is kept.
 struct Answer {
     body: Body,
     pace: Option<Arc<Pace>>,
-    _request: InFlight,
+    _unread: Unread,
+    _in_flight: InFlight,
 }
 
 /// Whether an HTTP/2 stream waits for its client: it does from a frame handed out until the next one is asked for.
@@ -253,7 +255,7 @@ async fn paced(stream: impl Future, pace: Arc<Pace>, stall: Duration) {
 /// Reads on until the client has closed too, for a bounded time and size.
 async fn linger(mut io: impl AsyncRead + AsyncWrite + Unpin) {
     const WITHIN: Duration = Duration::from_secs(2);
-    const MOST: usize = 1024 * 1024;
+    const MOST: usize = 16 * 1024 * 1024;
     let discard = async {
         let mut left = MOST;
         let mut chunk = [0; 8192];

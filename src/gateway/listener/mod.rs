@@ -221,7 +221,10 @@ impl Door {
         let end = match self.kind {
             ListenerKind::PlainHttp => self.refuse_plain(wire, &watch, peer, client).await,
             ListenerKind::Https => match handshake::secure(&self.worker, wire, &watch, peer, client).await {
-                Some(secured) => self.speak(secured, &watch).await,
+                Some(secured) => {
+                    watch.forget();
+                    self.speak(secured, &watch).await
+                }
                 None => return,
             },
         };
@@ -258,14 +261,14 @@ impl Door {
         drop(snapshot);
         let terms = http::Terms { caps: &config.caps, deadlines: &config.deadlines, stop: &self.stop };
         let handle = |request| Arc::clone(&self.worker).handle(Arc::clone(&connection), request);
-        if h2 { http::http2(stream, watch, &terms, handle).await } else { http::http1(stream, watch, &terms, handle).await }
+        if h2 { http::http2(stream, watch, &terms, handle).await } else { http::http1(stream, watch, &terms, true, handle).await }
     }
 
     async fn refuse_plain(&self, wire: Wire, watch: &Arc<Watch>, peer: IpAddr, client: ClientAddr) -> End<hyper::Error> {
         let config = Arc::clone(&self.worker.gateway.snapshot.load().config);
         let terms = http::Terms { caps: &config.caps, deadlines: &config.deadlines, stop: &self.stop };
         let handle = |request| std::future::ready(Ok(plain::answer(&self.worker, peer, client, &request)));
-        http::http1_once(wire, watch, &terms, handle).await
+        http::http1(wire, watch, &terms, false, handle).await
     }
 
     /// Closes at once, with a reset: nothing of what the peer sent deserves an answer or a state in the kernel.

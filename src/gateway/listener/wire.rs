@@ -45,6 +45,8 @@ pub(super) struct Watch {
     blocked: AtomicBool,
     /// Writes that the socket took.
     written: AtomicUsize,
+    /// The last request has a body, which may not have been read.
+    owes: AtomicBool,
 }
 
 /// One request until its answer is over.
@@ -83,9 +85,23 @@ impl Watch {
         self.spoke.load(Ordering::Relaxed)
     }
 
+    /// What came so far was the handshake: from here on the client has not said anything yet.
+    pub(super) fn forget(&self) {
+        self.heard.store(false, Ordering::Relaxed);
+        self.spoke.store(false, Ordering::Relaxed);
+    }
+
     /// While the socket takes no more: how many writes it took before.
     pub(super) fn blocked(&self) -> Option<usize> {
         self.blocked.load(Ordering::Relaxed).then(|| self.written.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn owe(&self, body: bool) {
+        self.owes.store(body, Ordering::Relaxed);
+    }
+
+    pub(super) fn owed(&self) -> bool {
+        self.owes.load(Ordering::Relaxed)
     }
 
     fn hear(&self) {

@@ -1,0 +1,128 @@
+//! The client's body, kept until it is answered.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+/// A request's body. Dropped before its end, what is left of it goes to its [`Unread`].
+///
+/// hyper takes the drop of a half-read HTTP/2 body for the end of the stream and resets it with CANCEL, also when the answer
+/// (a 403, a 413, the application's early no) is about to be sent; the client would never see it.
+pub struct Inbound<B: Body + Unpin = Incoming> {
+    /// `None` only in drop.
+    body: Option<B>,
+    unread: Unread<B>,
+}
+
+/// Holds what is left of a body until the answer is over; then the stream is reset with NO_ERROR (RFC 9113 section 8.1).
+pub struct Unread<B = Incoming>(Option<Arc<Mutex<Option<B>>>>);
+
+impl<B: Body + Unpin> Inbound<B> {
+    /// The body, and what the answer must hold to its end.
+    pub fn new(body: B) -> (Self, Unread<B>) {
+        let place = (!body.is_end_stream()).then(Arc::default);
+        (Self { body: Some(body), unread: Unread(place.clone()) }, Unread(place))
+    }
+}
+
+impl From<Incoming> for Inbound {
+    fn from(body: Incoming) -> Self {
+        Self { body: Some(body), unread: Unread(None) }
+    }
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for Inbound<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        self.body.as_mut().map_or(Poll::Ready(None), |body| Pin::new(body).poll_frame(cx))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.as_ref().map(Body::size_hint).unwrap_or_default()
+    }
+}
+
+impl<B: Body + Unpin> Drop for Inbound<B> {
+    fn drop(&mut self) {
+        if let (Some(body), Some(place)) = (self.body.take().filter(|body| !body.is_end_stream()), &self.unread.0) {
+            *place.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(body);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::sync::Weak;
+
+    use super::*;
+
+    /// A body of one frame, and whether it still lives.
+    struct Toy {
+        left: usize,
+        _alive: Arc<()>,
+    }
+
+    impl Body for Toy {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            self.left = self.left.saturating_sub(1);
+            Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"x")))))
+        }
+
+        fn is_end_stream(&self) -> bool {
+            self.left == 0
+        }
+    }
+
+    fn toy(left: usize) -> (Inbound<Toy>, Unread<Toy>, Weak<()>) {
+        let alive = Arc::new(());
+        let weak = Arc::downgrade(&alive);
+        let (body, unread) = Inbound::new(Toy { left, _alive: alive });
+        (body, unread, weak)
+    }
+
+    fn read_one(body: &mut Inbound<Toy>) {
+        assert!(Pin::new(body).poll_frame(&mut Context::from_waker(std::task::Waker::noop())).is_ready());
+    }
+
+    #[test]
+    fn what_was_not_read_lives_as_long_as_the_answer() {
+        let (mut body, unread, alive) = toy(2);
+        read_one(&mut body);
+        drop(body);
+        assert!(alive.upgrade().is_some());
+        drop(unread);
+        assert!(alive.upgrade().is_none());
+    }
+
+    #[test]
+    fn what_was_read_whole_or_is_empty_is_not_kept() {
+        let (mut body, _unread, alive) = toy(1);
+        read_one(&mut body);
+        drop(body);
+        assert!(alive.upgrade().is_none());
+        let (empty, unread, _) = toy(0);
+        assert!(empty.is_end_stream() && unread.0.is_none());
+    }
+
+    #[test]
+    fn an_answer_that_ends_first_keeps_nothing() {
+        let (body, unread, alive) = toy(2);
+        drop(unread);
+        drop(body);
+        assert!(alive.upgrade().is_none());
+    }
+}
