@@ -163,6 +163,54 @@ fn an_idle_connection_is_closed_in_order_at_idle() {
 }
 
 #[test]
+fn trap_an_h2_connection_is_not_kept_by_pings_nor_by_a_head_without_end() {
+    let stage = open(&hasty());
+    run(async {
+        let caller = Caller::new(&stage, [2, 1]);
+        let mut pinging = caller.h2_wire().await;
+        pinging.write_all(&preface()).await.expect("a reader");
+        drip_frames(&mut pinging, &frame(PING, 0, 0, &[7; 8])).await;
+        let mut half = caller.h2_wire().await;
+        half.write_all(&[preface(), frame(HEADERS, END_STREAM, 1, &get_root())].concat()).await.expect("a reader");
+        drip_frames(&mut half, &frame(CONTINUATION, 0, 1, b"")).await;
+        assert_eq!(stage.portal.seen.requests.load(Ordering::SeqCst), 0);
+    });
+}
+
+#[test]
+fn an_h2_body_that_stalls_ends_its_stream_and_no_other() {
+    let stage = open(&hasty());
+    run(async {
+        let mut wire = Caller::new(&stage, [2, 1]).h2_wire().await;
+        let stalled = frame(HEADERS, END_HEADERS, 1, &post_echo());
+        let whole = frame(HEADERS, END_HEADERS | END_STREAM, 3, &get_root());
+        wire.write_all(&[preface(), stalled, whole].concat()).await.expect("a reader");
+        let ends = |frames: &[Frame], stream| {
+            frames.iter().any(|frame| frame.stream == stream && (frame.kind == RST_STREAM || frame.flags & END_STREAM != 0))
+        };
+        let frames = frames_until(&mut wire, |frames| ends(frames, 1) && ends(frames, 3)).await;
+        assert!(frames.iter().all(|frame| frame.kind != GOAWAY), "{frames:?}");
+        let reset =
+            |stream| frames.iter().any(|frame| frame.stream == stream && frame.kind == RST_STREAM && frame.payload != [0; 4]);
+        assert!(!reset(3), "{frames:?}");
+    });
+}
+
+#[test]
+fn a_flood_of_pings_whose_answers_nobody_takes_is_cut() {
+    let mut stage = open(&hasty());
+    run(async {
+        let mut wire = Caller::new(&stage, [2, 1]).h2_wire().await;
+        wire.write_all(&preface()).await.expect("a reader");
+        let pings = frame(PING, 0, 0, &[7; 8]).repeat(1000);
+        let flood = async { while wire.write_all(&pings).await.is_ok() {} };
+        tokio::time::timeout(LET_GO, flood).await.expect("let go");
+        event(&mut stage, &[r#""event":"protocol.error""#, r#""client":"127.0.2.1""#]).await;
+        assert_eq!(Caller::new(&stage, [2, 2]).get("/").await.told(), "200");
+    });
+}
+
+#[test]
 fn one_client_holds_no_more_connections_than_its_cap_and_hurts_no_other() {
     let mut stage = open(&capped("connections_per_client = 4"));
     run(async {
@@ -477,6 +525,18 @@ async fn drip(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), bytes: &[u8]) 
     }
 }
 
+/// Sends a frame over and over until the gateway lets go, in spite of every sign of life.
+async fn drip_frames(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), frame: &[u8]) {
+    let (mut from, mut to) = tokio::io::split(stream);
+    let sent = async {
+        while to.write_all(frame).await.is_ok() && to.flush().await.is_ok() {
+            tokio::time::sleep(PACE).await;
+        }
+    };
+    let (_, told) = tokio::join!(sent, tokio::time::timeout(LET_GO, until_closed(&mut from)));
+    told.expect("let go");
+}
+
 async fn let_go(stream: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
     tokio::time::timeout(LET_GO, until_closed(stream)).await.expect("let go")
 }
@@ -497,6 +557,7 @@ async fn freed(caller: &Caller) {
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
+const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
