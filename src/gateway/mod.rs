@@ -149,7 +149,7 @@ impl Passage<'_> {
         let caller = self.caller(&head)?;
         let address_ban = self.banned(&caller.client, &head)?;
 
-        inspect::head_lines(&head.headers, self.snapshot.config.caps.headers)?;
+        inspect::head(&head, &self.snapshot.config.caps)?;
         let target = inspect::target(&head)?;
         self.note_target(&target);
         let sni = policy.sites.named(self.connection.server_name.as_deref());
