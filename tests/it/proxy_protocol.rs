@@ -150,17 +150,21 @@ fn a_header_that_does_not_come_in_time_ends_the_connection_in_spite_of_every_sig
     let mut stage = balanced();
     run(async {
         let balancer = Caller::new(&stage, BALANCER);
-        let mut silent = balancer.tcp().await;
-        assert_eq!(until_closed(&mut silent).await, b"");
-        event(&mut stage, &[r#""cause":"proxy-header-timeout""#]).await;
-        let mut slow = balancer.tcp().await;
-        for byte in V1.as_bytes() {
-            if slow.write_all(&[*byte]).await.is_err() {
-                break;
+        let silent = async { assert_eq!(until_closed(&mut balancer.tcp().await).await, b"") };
+        let slow = async {
+            let mut slow = balancer.tcp().await;
+            for byte in V1.as_bytes() {
+                if slow.write_all(&[*byte]).await.is_err() {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
             }
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            panic!("the whole header was taken");
+        };
+        tokio::join!(silent, slow);
+        for _ in 0..2 {
+            event(&mut stage, &[r#""cause":"proxy-header-timeout""#]).await;
         }
-        event(&mut stage, &[r#""cause":"proxy-header-timeout""#]).await;
     });
 }
 
