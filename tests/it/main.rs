@@ -1,10 +1,13 @@
 //! One integration binary, one file a promise.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod approvals;
 mod architecture;
 mod config;
 mod forward;
 mod framing;
 mod headers;
+mod limits;
+mod logins;
 mod support;
 mod upgrade;
