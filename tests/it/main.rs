@@ -1,6 +1,7 @@
 //! One integration binary, one file a promise.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod answers;
 mod approvals;
 mod architecture;
 mod config;
