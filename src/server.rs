@@ -1,6 +1,8 @@
 //! Roof: `prepare` (may fail, touches nothing live) -> `commit` (cannot fail); signals, file watch, drain.
 
 mod check;
+mod prepare;
+mod process;
 mod status;
 mod watch;
 mod workers;
@@ -19,10 +21,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Admin, Control};
 use crate::clock::{Clock, Now};
-use crate::config::{self, Config, Diagnostic, Diagnostics, Located, Severity};
+use crate::config::{Config, Diagnostics, Severity};
 use crate::events::{Event, Events};
 use crate::gateway::inspect::Bots;
-use crate::gateway::listener::{self, ListenerKind, Slots, Sockets};
+use crate::gateway::listener::{ListenerKind, Slots, Sockets};
 use crate::gateway::{Gateway, Snapshot, State};
 use crate::state::accounts::Successes;
 use crate::state::approvals::{Approvals, TokenKey};
@@ -32,9 +34,11 @@ use crate::state::limits::Limits;
 use crate::state::store::Store;
 use crate::state::store::embedded::EmbeddedStore;
 use crate::tls::TlsState;
-use crate::upstream::{Upstream, Upstreams};
+use crate::upstream::{ServerStatus, Upstreams};
 
 pub use check::check;
+use prepare::{Prepared, wanted};
+use process::{announce, watch_signals};
 use watch::Watch;
 use workers::Crew;
 
@@ -116,71 +120,6 @@ struct OpenDoor {
     stop: CancellationToken,
 }
 
-/// A config made ready: everything that can fail has been done, nothing live was touched.
-struct Prepared {
-    config: Arc<Config>,
-    tls: Arc<TlsState>,
-    upstreams: Vec<Arc<Upstream>>,
-    sockets: Vec<(SocketAddr, Sockets)>,
-    metrics: Option<(SocketAddr, TcpListener)>,
-}
-
-impl Prepared {
-    /// Loads and checks everything behind a config. Fails closed: with any error nothing comes of it.
-    fn load(path: &Path, live: Option<&Roof>) -> Result<(Self, Diagnostics), Diagnostics> {
-        let (config, mut found) = config::load(path)?;
-        let config = Arc::new(config);
-        let snapshot = live.map(|roof| roof.gateway.snapshot.load_full());
-        if let Some(snapshot) = &snapshot {
-            found.list.extend(needs_restart(&snapshot.config, &config));
-        }
-        let tls = match TlsState::prepare(&config, snapshot.as_ref().map(|snapshot| &*snapshot.tls)) {
-            Ok(tls) => Some(Arc::new(tls)),
-            Err(errors) => {
-                found.list.extend(errors);
-                None
-            }
-        };
-        if live.is_some() {
-            found.list.extend(probe_logs(&config));
-        }
-        let (Some(tls), false) = (tls, found.has_errors()) else { return Err(found) };
-        let mut prepared = Self { config, tls, upstreams: Vec::new(), sockets: Vec::new(), metrics: None };
-        match prepared.bind(live) {
-            Ok(()) => Ok((prepared, found)),
-            Err(errors) => {
-                found.list.extend(errors);
-                Err(found)
-            }
-        }
-    }
-
-    /// Binds what is not open yet.
-    fn bind(&mut self, live: Option<&Roof>) -> Result<(), Vec<Diagnostic>> {
-        let doors = live.map(|roof| roof.doors());
-        let mut errors = Vec::new();
-        for (at, kind) in wanted(&self.config) {
-            if doors.as_ref().is_some_and(|doors| doors.open.contains_key(&(at.value, kind))) {
-                continue;
-            }
-            match listener::bind(at.value, kind, self.config.workers) {
-                Ok(sockets) => self.sockets.push((at.value, sockets)),
-                Err(error) => errors.push(cannot_bind(at, &error)),
-            }
-        }
-        if let Some(at) = &self.config.listen.metrics {
-            let open = doors.as_ref().and_then(|doors| doors.metrics.as_ref()).map(|(asked, ..)| *asked);
-            if open != Some(at.value) {
-                match TcpListener::bind(at.value).and_then(|socket| socket.set_nonblocking(true).map(|()| socket)) {
-                    Ok(socket) => self.metrics = Some((at.value, socket)),
-                    Err(error) => errors.push(cannot_bind(at, &error)),
-                }
-            }
-        }
-        if errors.is_empty() { Ok(()) } else { Err(errors) }
-    }
-}
-
 impl Roof {
     /// Everything up to the first accept.
     fn start(path: &Path, options: Options) -> Result<Live, StartError> {
@@ -250,7 +189,9 @@ impl Roof {
         if let Err(error) = gateway.events.reconfigure(&config.log) {
             gateway.events.emit(Event::StoreFailed { action: "log", error: error.to_string() });
         }
+        let before = self.upstreams.status();
         self.upstreams.commit(&upstreams);
+        self.forget_servers(&before);
         let policy = Arc::clone(policy);
         gateway.snapshot.store(Arc::new(Snapshot { generation, policy, tls, upstreams, config: Arc::clone(&config) }));
         self.open_doors(&config, sockets, metrics);
@@ -263,6 +204,7 @@ impl Roof {
         let labels: Vec<_> =
             config.policy.sites.iter().flat_map(|site| site.routes.iter()).map(|route| Arc::clone(&route.label)).collect();
         metrics.routes(generation, &labels);
+        metrics.forget_files();
         let now = self.gateway.clock.now().wall;
         for file in tls.expiries() {
             metrics.expiry(file.kind, &file.path.to_string_lossy(), file.until.as_second());
@@ -270,6 +212,15 @@ impl Roof {
             if file.kind == "crl" && now >= half {
                 self.gateway.events.emit(Event::CrlExpiring { path: file.path, at: file.until });
             }
+        }
+    }
+
+    /// Series of servers that are gone would be told for ever.
+    fn forget_servers(&self, before: &[ServerStatus]) {
+        let now = self.upstreams.status();
+        let gone = |old: &&ServerStatus| !now.iter().any(|new| (&new.upstream, &new.server) == (&old.upstream, &old.server));
+        for old in before.iter().filter(gone) {
+            self.gateway.events.metrics().forget_server(&old.upstream, &old.server);
         }
     }
 
@@ -507,97 +458,6 @@ fn open_state(config: &Config, clock: &Clock, now: Now) -> Result<(Arc<dyn Store
         approvals: Arc::new(Approvals::load(Arc::clone(&store), key, policy.approvals.clone(), now).map_err(failed)?),
     };
     Ok((store, state))
-}
-
-/// Every address of the config with what is served there.
-fn wanted(config: &Config) -> impl Iterator<Item = (&Located<SocketAddr>, ListenerKind)> {
-    let https = config.listen.https.iter().map(|at| (at, ListenerKind::Https));
-    https.chain(config.listen.http.iter().map(|at| (at, ListenerKind::PlainHttp)))
-}
-
-/// What a running gateway cannot take over.
-fn needs_restart(live: &Config, new: &Config) -> Vec<Diagnostic> {
-    let changed = [
-        ("workers", live.workers != new.workers),
-        ("state_dir", live.state_dir != new.state_dir),
-        ("listen.admin", live.listen.admin != new.listen.admin),
-        ("approvals.key", live.approvals_key.value != new.approvals_key.value),
-    ];
-    changed
-        .into_iter()
-        .filter(|(_, differs)| *differs)
-        .map(|(key, _)| {
-            Diagnostic::error(format!("`{key}` cannot change while the gateway runs"), &config::Span::default())
-                .help("restart the gateway to take it over, or set it back")
-        })
-        .collect()
-}
-
-/// Log files that could not be opened, found before anything is swapped.
-fn probe_logs(config: &Config) -> Vec<Diagnostic> {
-    let targets = [("log.access", &config.log.access), ("log.events", &config.log.events)];
-    targets
-        .into_iter()
-        .filter_map(|(key, target)| {
-            let config::LogTarget::File(path) = target else { return None };
-            let error = std::fs::OpenOptions::new().append(true).create(true).open(path).err()?;
-            let message = format!("`{key}`: {}: {error}", path.display());
-            Some(Diagnostic::error(message, &config::Span::default()).help("make its folder writable for the gateway"))
-        })
-        .collect()
-}
-
-fn cannot_bind(at: &Located<SocketAddr>, error: &std::io::Error) -> Diagnostic {
-    let help = match error.kind() {
-        std::io::ErrorKind::AddrInUse => "another program listens there: stop it or choose another port",
-        std::io::ErrorKind::PermissionDenied => "ports under 1024 need CAP_NET_BIND_SERVICE",
-        std::io::ErrorKind::AddrNotAvailable => "no interface of this host has that address",
-        _ => "choose another address",
-    };
-    Diagnostic::error(format!("cannot listen on {}: {error}", at.value), &at.span).help(help)
-}
-
-fn announce(bound: &Bound, generation: u64) {
-    let list = |all: &[SocketAddr]| all.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
-    let metrics = bound.metrics.map(|at| format!(", metrics {at}")).unwrap_or_default();
-    let http = if bound.http.is_empty() { String::new() } else { format!(", http {}", list(&bound.http)) };
-    anstream::eprintln!(
-        "doorward ready: https {}{http}{metrics}, admin {}, generation {generation}",
-        list(&bound.https),
-        bound.admin.display()
-    );
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-}
-
-/// TERM, INT and QUIT drain, a second one ends at once; HUP reloads; USR1 reopens logs.
-fn watch_signals(roof: &Arc<Roof>, stop: &CancellationToken) -> std::io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    for kind in [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit()] {
-        let (mut signals, stop) = (signal(kind)?, stop.clone());
-        tokio::spawn(async move {
-            while signals.recv().await.is_some() {
-                if stop.is_cancelled() {
-                    std::process::exit(1);
-                }
-                stop.cancel();
-            }
-        });
-    }
-    let (mut reloads, reloading) = (signal(SignalKind::hangup())?, Arc::clone(roof));
-    tokio::spawn(async move {
-        while reloads.recv().await.is_some() {
-            if let Err(errors) = reloading.reload().await {
-                anstream::eprintln!("{errors}doorward: the old configuration lives on");
-            }
-        }
-    });
-    let (mut reopens, events) = (signal(SignalKind::user_defined1())?, roof.gateway.events.clone());
-    tokio::spawn(async move {
-        while reopens.recv().await.is_some() {
-            events.reopen();
-        }
-    });
-    Ok(())
 }
 
 fn io_error(what: &str) -> impl Fn(std::io::Error) -> StartError + use<> {

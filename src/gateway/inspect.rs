@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, USER_AGENT};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, COOKIE, HOST, USER_AGENT};
 use http::{HeaderMap, Method, Uri, request};
 use quick_cache::sync::Cache;
 
 use crate::clock::Now;
+use crate::config::Caps;
 use crate::events::Event;
 use crate::net::ClientAddr;
 use crate::policy::approval::ApprovalUse;
@@ -175,13 +176,21 @@ pub fn target(head: &request::Parts) -> Result<Target, Denial> {
     Ok(Target { authority, host, path })
 }
 
-/// Refuses a head over its cap. What reads HTTP/1 bounds its buffer by the cap, but fills it beyond in its last read.
-pub fn head_size(head: &request::Parts, cap: usize) -> Result<(), Denial> {
+/// Refuses a head over `caps.head` or `caps.headers`. Fails closed. HTTP/1 ends most of them while they are parsed, but fills
+/// its buffer beyond the cap in its last read; HTTP/2 caps bytes only.
+pub fn head(head: &request::Parts, caps: &Caps) -> Result<(), Denial> {
     // `GET / HTTP/1.1` and `name: value`, each with its line end.
     let target = head.method.as_str().len() + head.uri.path_and_query().map_or(0, |target| target.as_str().len()) + 12;
-    let lines = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
-    if lines.fold(target, usize::saturating_add) > cap {
+    let bytes = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
+    if bytes.fold(target, usize::saturating_add) > caps.head {
         return Err(Denial::new(Reason::HeadTooLarge, "the head is over the cap"));
+    }
+    if head.headers.len() > caps.headers {
+        // A cookie in several lines counts once: HTTP/2 clients split it to compress it (RFC 9113 section 8.2.3).
+        let crumbs = head.headers.get_all(COOKIE).iter().count().saturating_sub(1);
+        if head.headers.len() - crumbs > caps.headers {
+            return Err(Denial::new(Reason::HeadTooLarge, "more header lines than the cap"));
+        }
     }
     Ok(())
 }
@@ -276,6 +285,17 @@ mod tests {
         let one = head(http::Request::get("https://A.example:8443/x?y=1"));
         let target = target(&one).expect("one host");
         assert_eq!((target.host.as_str(), target.path.as_str(), target.path.query()), ("a.example", "/x", Some("y=1")));
+    }
+
+    #[test]
+    fn a_head_has_no_more_lines_than_the_cap_and_a_split_cookie_is_one() {
+        let mut lines = headers(&[("a", "1"), ("b", "2"), ("cookie", "x=1")]);
+        assert!(head_lines(&lines, 3).is_ok());
+        assert_eq!(head_lines(&lines, 2).expect_err("one too many").reason, Reason::HeadTooLarge);
+        lines.append(COOKIE, http::HeaderValue::from_static("y=2"));
+        assert!(head_lines(&lines, 3).is_ok());
+        lines.append("a", http::HeaderValue::from_static("3"));
+        assert!(head_lines(&lines, 3).is_err());
     }
 
     #[test]

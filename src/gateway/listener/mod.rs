@@ -220,7 +220,10 @@ impl Door {
         let end = match self.kind {
             ListenerKind::PlainHttp => self.refuse_plain(wire, &watch, peer, client).await,
             ListenerKind::Https => match handshake::secure(&self.worker, wire, &watch, peer, client).await {
-                Some(secured) => self.speak(secured, &watch).await,
+                Some(secured) => {
+                    watch.forget();
+                    self.speak(secured, &watch).await
+                }
                 None => return,
             },
         };

@@ -85,6 +85,12 @@ impl Watch {
         self.spoke.load(Ordering::Relaxed)
     }
 
+    /// What came so far was the handshake: from here on the client has not said anything yet.
+    pub(super) fn forget(&self) {
+        self.heard.store(false, Ordering::Relaxed);
+        self.spoke.store(false, Ordering::Relaxed);
+    }
+
     /// While the socket takes no more: how many writes it took before.
     pub(super) fn blocked(&self) -> Option<usize> {
         self.blocked.load(Ordering::Relaxed).then(|| self.written.load(Ordering::Relaxed))

@@ -1,4 +1,7 @@
 //! The stage of every promise: the real gateway on real sockets before the demo's portal, and visitors with real handshakes.
+#![allow(dead_code, unused_imports, reason = "each promise takes what it needs")]
+
+pub mod caller;
 
 pub mod upstream;
 
