@@ -39,7 +39,7 @@ use crate::upstream::{ServerStatus, Upstreams};
 pub use check::check;
 use prepare::{Prepared, wanted};
 use process::{announce, watch_signals};
-use watch::Watch;
+use watch::{Prints, Watch};
 use workers::Crew;
 
 /// Between the fall of readiness and the closing of the listeners, so that a balancer sees it first.
@@ -105,6 +105,8 @@ struct Roof {
     draining: AtomicBool,
     reloading: tokio::sync::Mutex<()>,
     retarget: tokio::sync::Notify,
+    /// The files of the live snapshot, as they were before they were read.
+    read: Mutex<Prints>,
     started: Now,
 }
 
@@ -125,6 +127,7 @@ impl Roof {
     fn start(path: &Path, options: Options) -> Result<Live, StartError> {
         let clock = options.clock.clone().unwrap_or_else(Clock::system);
         let now = clock.now();
+        let read = Prints::of(vec![path.to_path_buf()]);
         let (mut prepared, warnings) = Prepared::load(path, None).map_err(StartError::Config)?;
         let config = Arc::clone(&prepared.config);
         if options.process && !warnings.list.is_empty() {
@@ -167,6 +170,7 @@ impl Roof {
             draining: AtomicBool::new(false),
             reloading: tokio::sync::Mutex::new(()),
             retarget: tokio::sync::Notify::new(),
+            read: Mutex::new(read),
             started: now,
         });
         Ok(Live { roof, prepared, admin_socket, options })
@@ -230,12 +234,11 @@ impl Roof {
         sockets: Vec<(SocketAddr, Sockets)>,
         metrics: Option<(SocketAddr, TcpListener)>,
     ) {
-        let drain = config.deadlines.drain;
         let mut doors = self.doors();
         for (asked, sockets) in sockets {
             let (bound, stop) = (sockets.address, CancellationToken::new());
             let key = (asked, sockets.kind);
-            self.crew.serve(sockets, &stop, drain);
+            self.crew.serve(sockets, &stop);
             doors.open.insert(key, OpenDoor { bound, stop });
         }
         let wanted: Vec<_> = wanted(config).map(|(at, kind)| (at.value, kind)).collect();
@@ -265,6 +268,7 @@ impl Roof {
     async fn reload(self: &Arc<Self>) -> Result<u64, String> {
         let _one_at_a_time = self.reloading.lock().await;
         let roof = Arc::clone(self);
+        let read = Prints::of(self.files());
         let prepared = tokio::task::spawn_blocking(move || {
             let (mut prepared, _) = Prepared::load(&roof.path, Some(&roof))?;
             prepared.upstreams = roof.upstreams.prepare(&prepared.config.upstreams, prepared.tls.upstream_clients());
@@ -274,6 +278,7 @@ impl Roof {
         .map_err(|panicked| panicked.to_string())?;
         match prepared {
             Ok(prepared) => {
+                *self.read.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = read;
                 let generation = self.commit(prepared);
                 self.gateway.events.emit(Event::ConfigReloaded { generation, path: self.path.clone() });
                 Ok(generation)
@@ -355,17 +360,16 @@ impl Live {
         let admin = tokio::spawn(admin::serve(roof.admin(), admin_socket, backstage.clone()));
         roof.gateway.events.emit(Event::Started { generation, version: env!("CARGO_PKG_VERSION") });
         let bound = roof.bound();
+        let stop = options.stop.unwrap_or_default();
         if options.process {
+            // Before the ready line: whoever waits for it may signal at once.
+            watch_signals(&roof, &stop).map_err(io_error("signals"))?;
             announce(&bound, generation);
         }
         if let Some(ready) = options.on_ready {
             ready(bound.clone());
         }
 
-        let stop = options.stop.unwrap_or_default();
-        if options.process {
-            watch_signals(&roof, &stop).map_err(io_error("signals"))?;
-        }
         roof.tend(&stop).await;
         let cut = roof.drain().await;
 
@@ -374,7 +378,6 @@ impl Live {
         roof.gateway.events.emit(Event::Stopped { cut });
         roof.store.close();
         roof.gateway.events.flush(FLUSH);
-        let _ = std::fs::remove_file(&bound.admin);
         Ok(())
     }
 }
@@ -382,12 +385,13 @@ impl Live {
 impl Roof {
     /// Until it is told to stop: files that change, tables that want sweeping.
     async fn tend(self: &Arc<Self>, stop: &CancellationToken) {
-        let mut watch = Watch::new(self.files());
+        let read = || std::mem::take(&mut *self.read.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
+        let mut watch = Watch::new(self.files(), &read());
         let mut sweep = tokio::time::interval(SWEEP);
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.retarget.notified() => watch.retarget(self.files()),
+                () = self.retarget.notified() => watch.retarget(self.files(), &read()),
                 () = watch.changed() => drop(self.reload().await),
                 _ = sweep.tick() => self.sweep(),
             }

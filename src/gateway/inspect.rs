@@ -256,9 +256,12 @@ pub fn guesser(client: &ClientAddr, permit: &crate::policy::Permit) -> crate::st
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::time::Duration;
 
-    fn head(request: http::request::Builder) -> request::Parts {
+    use super::*;
+    use crate::policy::limit::Quota;
+
+    fn parts(request: http::request::Builder) -> request::Parts {
         request.body(()).expect("a well-formed request").into_parts().0
     }
 
@@ -276,26 +279,40 @@ mod tests {
 
     #[test]
     fn a_request_names_exactly_one_host() {
-        let two = head(http::Request::get("/").header(HOST, "a.example").header(HOST, "a.example"));
+        let two = parts(http::Request::get("/").header(HOST, "a.example").header(HOST, "a.example"));
         assert_eq!(target(&two).expect_err("two hosts").reason, Reason::BadRequest);
-        let none = head(http::Request::get("/"));
+        let none = parts(http::Request::get("/"));
         assert_eq!(target(&none).expect_err("no host").reason, Reason::BadRequest);
-        let differing = head(http::Request::get("https://a.example/").header(HOST, "b.example"));
+        let differing = parts(http::Request::get("https://a.example/").header(HOST, "b.example"));
         assert_eq!(target(&differing).expect_err("two readings").reason, Reason::BadRequest);
-        let one = head(http::Request::get("https://A.example:8443/x?y=1"));
+        let one = parts(http::Request::get("https://A.example:8443/x?y=1"));
         let target = target(&one).expect("one host");
         assert_eq!((target.host.as_str(), target.path.as_str(), target.path.query()), ("a.example", "/x", Some("y=1")));
     }
 
     #[test]
-    fn a_head_has_no_more_lines_than_the_cap_and_a_split_cookie_is_one() {
-        let mut lines = headers(&[("a", "1"), ("b", "2"), ("cookie", "x=1")]);
-        assert!(head_lines(&lines, 3).is_ok());
-        assert_eq!(head_lines(&lines, 2).expect_err("one too many").reason, Reason::HeadTooLarge);
-        lines.append(COOKIE, http::HeaderValue::from_static("y=2"));
-        assert!(head_lines(&lines, 3).is_ok());
-        lines.append("a", http::HeaderValue::from_static("3"));
-        assert!(head_lines(&lines, 3).is_err());
+    fn trap_unbounded_head_is_capped_by_lines_and_bytes_and_cookie_crumbs_count_once() {
+        let caps = |headers, head| Caps {
+            headers,
+            head,
+            connections: 1,
+            connections_per_client: 1,
+            handshakes_per_client: Quota { requests: 1, per: Duration::from_secs(1), burst: 1 },
+            streams: 1,
+        };
+        let of = |lines: &[(&str, &str)]| {
+            let mut parts = self::parts(http::Request::get("/"));
+            parts.headers = headers(lines);
+            parts
+        };
+        let three = of(&[("a", "1"), ("b", "2"), ("c", "3")]);
+        assert!(super::head(&three, &caps(3, 1024)).is_ok());
+        assert_eq!(super::head(&three, &caps(2, 1024)).expect_err("one too many").reason, Reason::HeadTooLarge);
+        assert_eq!(super::head(&three, &caps(3, 33)).expect_err("a byte too many").reason, Reason::HeadTooLarge);
+        assert!(super::head(&three, &caps(3, 34)).is_ok());
+        let crumbs = of(&[("cookie", "a=1"), ("cookie", "b=2"), ("cookie", "c=3"), ("d", "4")]);
+        assert!(super::head(&crumbs, &caps(2, 1024)).is_ok());
+        assert!(super::head(&crumbs, &caps(1, 1024)).is_err());
     }
 
     #[test]

@@ -57,7 +57,11 @@ impl Prepared {
             if doors.as_ref().is_some_and(|doors| doors.open.contains_key(&(at.value, kind))) {
                 continue;
             }
-            match listener::bind(at.value, kind, self.config.workers) {
+            // A port that is ours already may move between addresses and kinds.
+            let port = at.value.port();
+            let ours = doors.as_ref().is_some_and(|doors| doors.open.values().any(|door| door.bound.port() == port));
+            let vacant = if ours { Ok(()) } else { listener::vacant(at.value) };
+            match vacant.and_then(|()| listener::bind(at.value, kind, self.config.workers)) {
                 Ok(sockets) => self.sockets.push((at.value, sockets)),
                 Err(error) => errors.push(cannot_bind(at, &error)),
             }

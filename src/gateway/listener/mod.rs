@@ -30,10 +30,10 @@ use self::slots::{ClientSlot, Slot};
 use self::wire::{Held, Watch, Wire};
 use super::{Snapshot, Worker};
 
-pub use self::bind::{ListenerKind, Sockets, bind};
+pub use self::bind::{ListenerKind, Sockets, bind, vacant};
 pub use self::slots::Slots;
 
-/// Accepts until `stop`, then lets what is open finish until the deadline, then cuts it. Returns how many were cut.
+/// Accepts until `stop`, then lets what is open finish until `deadlines.drain`, then cuts it. Returns how many were cut.
 /// Runs on the worker's own current-thread runtime (`tokio::task::spawn` stays on it).
 pub async fn serve(
     worker: Arc<Worker>,
@@ -41,7 +41,6 @@ pub async fn serve(
     kind: ListenerKind,
     slots: Arc<Slots>,
     stop: CancellationToken,
-    drain: Duration,
 ) -> usize {
     let door = Arc::new(Door {
         worker,
@@ -59,7 +58,9 @@ pub async fn serve(
             stop.cancelled().await;
         }
     }
-    door.drain(drain).await
+    // As it is by now: a reload may have changed it since this door opened.
+    let within = door.worker.gateway.snapshot.load().config.deadlines.drain;
+    door.drain(within).await
 }
 
 /// One listener of one worker.
