@@ -34,7 +34,7 @@ use crate::state::limits::Limits;
 use crate::state::store::Store;
 use crate::state::store::embedded::EmbeddedStore;
 use crate::tls::TlsState;
-use crate::upstream::{ServerStatus, Upstreams};
+use crate::upstream::{Upstream, Upstreams};
 
 pub use check::check;
 use prepare::{Prepared, wanted};
@@ -193,9 +193,7 @@ impl Roof {
         if let Err(error) = gateway.events.reconfigure(&config.log) {
             gateway.events.emit(Event::StoreFailed { action: "log", error: error.to_string() });
         }
-        let before = self.upstreams.status();
-        self.upstreams.commit(&upstreams);
-        self.forget_servers(&before);
+        self.take_over_upstreams(&upstreams);
         let policy = Arc::clone(policy);
         gateway.snapshot.store(Arc::new(Snapshot { generation, policy, tls, upstreams, config: Arc::clone(&config) }));
         self.open_doors(&config, sockets, metrics);
@@ -219,12 +217,15 @@ impl Roof {
         }
     }
 
-    /// Series of servers that are gone would be told for ever.
-    fn forget_servers(&self, before: &[ServerStatus]) {
-        let now = self.upstreams.status();
-        let gone = |old: &&ServerStatus| !now.iter().any(|new| (&new.upstream, &new.server) == (&old.upstream, &old.server));
-        for old in before.iter().filter(gone) {
-            self.gateway.events.metrics().forget_server(&old.upstream, &old.server);
+    /// The gauges too: a server that never changed its state is up, and one that is gone is neither.
+    fn take_over_upstreams(&self, upstreams: &[Arc<Upstream>]) {
+        let metrics = self.gateway.events.metrics();
+        for gone in self.upstreams.status() {
+            metrics.forget_server(&gone.upstream, &gone.server);
+        }
+        self.upstreams.commit(upstreams);
+        for server in self.upstreams.status() {
+            metrics.server_up(&server.upstream, &server.server, server.healthy);
         }
     }
 
