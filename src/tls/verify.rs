@@ -122,6 +122,7 @@ fn unproven(leaf: &CertificateDer<'_>, error: &Error) {
             | CertificateError::UnsupportedSignatureAlgorithmContext { .. }
             | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. },
         ) => CertCause::WeakKey,
+        Error::InvalidCertificate(CertificateError::UnhandledCriticalExtension) => CertCause::CriticalExtension,
         Error::InvalidCertificate(_) => CertCause::Malformed,
         _ => CertCause::BadSignature,
     };
@@ -141,13 +142,15 @@ fn alert_for(cause: CertCause) -> CertificateError {
         // certificate_revoked
         CertCause::Revoked => CertificateError::Revoked,
         // unsupported_certificate
-        CertCause::MissingClientAuth | CertCause::IssuerWithoutKeyCertSign | CertCause::WeakKey => {
-            CertificateError::InvalidPurpose
-        }
+        CertCause::MissingClientAuth
+        | CertCause::IssuerWithoutKeyCertSign
+        | CertCause::WrongKeyUsage
+        | CertCause::CaAsLeaf
+        | CertCause::WeakKey => CertificateError::InvalidPurpose,
         // decrypt_error
         CertCause::BadSignature => CertificateError::BadSignature,
         // bad_certificate
-        CertCause::Malformed | CertCause::ChainTooLong => CertificateError::BadEncoding,
+        CertCause::Malformed | CertCause::ChainTooLong | CertCause::CriticalExtension => CertificateError::BadEncoding,
         // access_denied
         CertCause::LifetimeTooLong | CertCause::NoName | CertCause::SeveralNames | CertCause::NameConstraint => {
             CertificateError::ApplicationVerificationFailure
