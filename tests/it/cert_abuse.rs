@@ -489,20 +489,28 @@ fn revoked(book: &mut Book<'_>) {
     book.leaf("revoked by the renewal", gone, numbered(66));
 
     // issuingDistributionPoint: [1] user certificates only, [2] CA certificates only, [3] some reasons, [0] where
-    book.world(
-        World::new("cas-only").lists(|world| vec![List::of(world.name, &[]).extended(scope(&[0x82, 1, 0xff])).pem(&world.key)]),
-    );
+    let located = |uri: &str| tlv(0xa0, &tlv(0xa0, &tlv(0x86, uri.as_bytes())));
+    book.world(World::new("cas-only").lists(|world| {
+        vec![
+            List::of(world.name, &[])
+                .extended(scope(&[&located("http://crl.acme.example/a")[..], &[0x82, 1, 0xff]].concat()))
+                .pem(&world.key),
+        ]
+    }));
     book.leaf("the list speaks of CAs only", unknown, |leaf| leaf);
     book.world(World::new("split").lists(|world| {
-        let users = List::of(world.name, &[66]).extended(scope(&[0x81, 1, 0xff])).pem(&world.key);
-        let cas = List::of(world.name, &[68]).extended(scope(&[0x82, 1, 0xff])).pem(&world.key);
+        let users = List::of(world.name, &[66])
+            .extended(scope(&[&located("http://crl.acme.example/a")[..], &[0x81, 1, 0xff]].concat()))
+            .pem(&world.key);
+        let cas = List::of(world.name, &[68])
+            .extended(scope(&[&located("http://crl.acme.example/a")[..], &[0x82, 1, 0xff]].concat()))
+            .pem(&world.key);
         vec![users + &cas, List::of("middle", &[]).pem(&keys.middle)]
     }));
     book.leaf("one list of users, one of CAs", Holds, |leaf| leaf);
     book.leaf("revoked on the list of users", gone, numbered(66));
     book.middle("revoked on the list of CAs", gone, numbered(68));
     book.leaf("a number that is revoked only for CAs", Holds, numbered(68));
-    let located = |uri: &str| tlv(0xa0, &tlv(0xa0, &tlv(0x86, uri.as_bytes())));
     book.world(
         World::new("placed").lists(|world| {
             vec![List::of(world.name, &[]).extended(scope(&located("http://crl.acme.example/a"))).pem(&world.key)]
@@ -763,7 +771,7 @@ async fn refused_reload(stage: &mut Stage, what: &str) -> String {
     assert_eq!(reloaded.status.code(), Some(78), "{what}");
     let told = String::from_utf8_lossy(&reloaded.stderr).into_owned();
     assert!(told.contains("acme-ca.crl"), "{what}: {told}");
-    let event = event(stage, &["reload", "acme-ca.crl"]).await;
+    let event = event(stage, &["config.refused", "acme-ca.crl"]).await;
     assert!(event.contains("\"errors\""), "{what}: {event}");
     for (certificate, expected) in [("good", "200"), ("revoked", "403 revoked")] {
         let answer = Visitor::new(stage, [1, 1]).with(certificate).get("/").await.unwrap();
