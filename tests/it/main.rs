@@ -4,6 +4,7 @@
 mod answers;
 mod approvals;
 mod architecture;
+mod cert_abuse;
 mod cli;
 mod config;
 mod demo;
