@@ -25,7 +25,6 @@ use crate::net::ClientAddr;
 use crate::policy::ban::BanAnswer;
 use crate::policy::decide::BanFact;
 use crate::policy::login::{AccountKey, LoginRule};
-use crate::policy::route::Sni;
 use crate::policy::{ApprovalFact, CertFact, Denial, Facts, Permit, Policy, Reason, Route, Site};
 use crate::state::accounts::Successes;
 use crate::state::approvals::Approvals;
@@ -82,7 +81,8 @@ pub struct Connection {
     pub peer: IpAddr,
     /// The peer, or what its PROXY header said.
     pub client: ClientAddr,
-    pub sni: Sni,
+    /// The canonical name of the handshake; `None`: it named none.
+    pub server_name: Option<String>,
     /// The peer's chain, leaf first; empty: none was presented.
     pub chain: Vec<CertificateDer<'static>>,
     /// `TLSv1.3` or `TLSv1.2`.
@@ -152,7 +152,8 @@ impl Passage<'_> {
         inspect::head(&head, &self.snapshot.config.caps)?;
         let target = inspect::target(&head)?;
         self.note_target(&target);
-        let site = policy.sites.resolve(self.connection.sni, &target.host)?;
+        let sni = policy.sites.named(self.connection.server_name.as_deref());
+        let site = policy.sites.resolve(sni, &target.host)?;
         let route = site.route(&target.path)?;
         self.recorder.record.route = Some((route.id, Arc::clone(&route.label)));
 

@@ -1,7 +1,10 @@
 //! One integration binary, one file a promise.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod answers;
+mod approvals;
 mod architecture;
+mod cert_abuse;
 mod cli;
 mod config;
 mod demo;
@@ -10,6 +13,8 @@ mod drain;
 mod forward;
 mod framing;
 mod headers;
+mod limits;
+mod logins;
 mod metrics;
 mod mtls;
 mod plain;
