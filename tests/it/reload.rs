@@ -252,7 +252,7 @@ fn no_request_stream_websocket_ban_limit_or_guess_is_lost_under_reloads_with_loa
                     assert_eq!(line.send(browser("GET", "/public"), "").await.expect("HTTP/1 kept").status, 200);
                     assert_eq!(streams.send(browser("GET", "/public"), "").await.expect("HTTP/2 kept").status, 200);
                     socket.echo(&format!("turn {turn}")).await.expect("a WebSocket kept");
-                    if turn % 8 == 0 {
+                    if turn.is_multiple_of(8) {
                         assert_eq!(visitor.get("/public").await.expect("a new connection").status, 200);
                     }
                     turn += 1;
