@@ -358,11 +358,13 @@ fn usr1_reopens_the_logs_and_no_line_is_lost() {
 }
 
 #[test]
-fn what_is_refused_before_there_is_a_request_still_has_its_event() {
+fn what_is_refused_before_there_is_a_request_still_has_its_event_and_its_record() {
     let mut stage = open(&open_house());
     run(async {
         let visitor = Visitor::new(&stage, [11, 8]);
         visitor.raw(b"NONSENSE\r\n\r\n").await.expect("some answer");
+        let record = event(&mut stage, &["\"request\"", "127.0.11.8"]).await;
+        assert!(record.contains("\"status\":400") && record.contains("\"method\":\"-\""), "{record}");
         event(&mut stage, &["protocol.error", "127.0.11.8"]).await;
         let _ = visitor.clone().named("unknown.example").tls().await;
         event(&mut stage, &["127.0.11.8", "unknown"]).await;

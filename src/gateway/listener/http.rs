@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -139,6 +139,15 @@ pub(super) fn breach(error: &hyper::Error) -> Option<String> {
     // sent to end the connection, and broken sockets, are no breach.
     let source = error.source()?.to_string();
     source.contains("error detected").then_some(source)
+}
+
+/// The bare status with which hyper answers what it cannot parse; `None` where it only ends the connection (HTTP/2).
+pub(super) fn bare_status(error: &hyper::Error) -> Option<StatusCode> {
+    if error.is_parse_too_large() {
+        Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
+    } else {
+        error.is_parse().then_some(StatusCode::BAD_REQUEST)
+    }
 }
 
 impl Terms<'_> {

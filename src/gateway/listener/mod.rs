@@ -14,14 +14,16 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::http::{Method, StatusCode, Version};
 use bytes::Bytes;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::events::{ConnectionCause, Event};
+use crate::events::{ConnectionCause, DecisionId, Event, RequestRecord};
 use crate::net::ClientAddr;
+use crate::policy::Reason;
 use crate::policy::ban::BanAnswer;
 
 use self::drive::End;
@@ -283,20 +285,46 @@ impl Door {
         let event = match end {
             End::Closed(Ok(())) | End::Idle => return,
             End::Closed(Err(error)) => match http::breach(&error) {
-                Some(cause) => breach(&cause),
+                Some(cause) => {
+                    self.record(http::bare_status(&error), &cause, peer, client);
+                    breach(&cause)
+                }
                 None => return,
             },
             End::Silent => Event::ConnectionRefused { peer, client: Some(client), cause: ConnectionCause::IdleTimeout },
-            End::HeadTimeout => breach("the head of a request was not whole in time"),
+            End::HeadTimeout => {
+                self.record(None, SLOW_HEAD, peer, client);
+                breach(SLOW_HEAD)
+            }
             End::Stalled => breach("the client took nothing of its answer in time"),
         };
         self.emit(event);
+    }
+
+    /// The record of what was refused before there was a request: its line is not known, so neither is its method.
+    fn record(&self, status: Option<StatusCode>, cause: &str, peer: IpAddr, client: IpAddr) {
+        let gateway = &self.worker.gateway;
+        let (now, generation) = (gateway.clock.now(), gateway.snapshot.load().generation);
+        let record = RequestRecord {
+            method: Method::from_bytes(b"-").unwrap_or_default(),
+            status: status.map_or(0, |status| status.as_u16()),
+            reason: status.map(|status| match status {
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => Reason::HeadTooLarge,
+                _ => Reason::BadRequest,
+            }),
+            cause: Some(cause.to_owned()),
+            cut: status.is_none(),
+            ..RequestRecord::begun(DecisionId::fresh(now.wall), now.wall, generation, [client, peer], Version::HTTP_11)
+        };
+        self.emit(Event::Request(Box::new(record)));
     }
 
     fn emit(&self, event: Event) {
         self.worker.gateway.events.emit(event);
     }
 }
+
+const SLOW_HEAD: &str = "the head of a request was not whole in time";
 
 /// Errors that concern the one connection which was just to be accepted; the next may be well.
 fn is_of_one_connection(error: &io::Error) -> bool {
