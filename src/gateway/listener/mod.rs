@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -28,9 +29,10 @@ use self::drive::End;
 use self::handshake::Secured;
 use self::slots::{ClientSlot, Slot};
 use self::wire::{Held, Watch, Wire};
-use super::{Snapshot, Worker};
+use super::{Connection, Snapshot, Worker};
 
 pub use self::bind::{ListenerKind, Sockets, bind};
+pub use self::proxy::{Source as ProxySource, read as read_proxy_header};
 pub use self::slots::Slots;
 
 /// Accepts until `stop`, then lets what is open finish until the deadline, then cuts it. Returns how many were cut.
@@ -60,6 +62,19 @@ pub async fn serve(
         }
     }
     door.drain(drain).await
+}
+
+/// Speaks HTTP on a connection whose handshake is done, over any stream, to its end: what [`serve`] does once it has a
+/// [`Connection`]. It lives without slots, so that a test or a fuzz target can hold it over memory.
+pub async fn speak<IO>(worker: &Arc<Worker>, connection: Arc<Connection>, stream: IO, h2: bool, stop: &CancellationToken)
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let watch = Arc::<Watch>::default();
+    let wire = Wire::new(stream, Bytes::new(), Arc::clone(&watch), None);
+    let (peer, client) = (connection.peer, connection.client.ip);
+    let end = converse(worker, connection, wire, h2, &watch, stop).await;
+    tell(worker, end, peer, client);
 }
 
 /// One listener of one worker.
@@ -224,7 +239,7 @@ impl Door {
                 None => return,
             },
         };
-        self.tell(end, peer, client.ip);
+        tell(&self.worker, end, peer, client.ip);
     }
 
     /// Reads a source's PROXY header; the client that it names is checked as if it had come itself.
@@ -251,13 +266,7 @@ impl Door {
 
     async fn speak(&self, secured: Secured, watch: &Arc<Watch>) -> End<hyper::Error> {
         let Secured { stream, connection, h2 } = secured;
-        let snapshot = self.worker.gateway.snapshot.load_full();
-        // The config alone is held: a connection must not keep an old snapshot's upstreams and keys alive.
-        let config = Arc::clone(&snapshot.config);
-        drop(snapshot);
-        let terms = http::Terms { caps: &config.caps, deadlines: &config.deadlines, stop: &self.stop };
-        let handle = |request| Arc::clone(&self.worker).handle(Arc::clone(&connection), request);
-        if h2 { http::http2(stream, watch, &terms, handle).await } else { http::http1(stream, watch, &terms, true, handle).await }
+        converse(&self.worker, connection, stream, h2, watch, &self.stop).await
     }
 
     async fn refuse_plain(&self, wire: Wire, watch: &Arc<Watch>, peer: IpAddr, client: ClientAddr) -> End<hyper::Error> {
@@ -273,25 +282,43 @@ impl Door {
         self.emit(Event::ConnectionRefused { peer, client, cause });
     }
 
-    /// Who merely left, or was idle between requests, is no event.
-    fn tell(&self, end: End<hyper::Error>, peer: IpAddr, client: IpAddr) {
-        let breach = |cause: &str| Event::ProtocolError { client, cause: cause.to_owned() };
-        let event = match end {
-            End::Closed(Ok(())) | End::Idle => return,
-            End::Closed(Err(error)) => match http::breach(&error) {
-                Some(cause) => breach(&cause),
-                None => return,
-            },
-            End::Silent => Event::ConnectionRefused { peer, client: Some(client), cause: ConnectionCause::IdleTimeout },
-            End::HeadTimeout => breach("the head of a request was not whole in time"),
-            End::Stalled => breach("the client took nothing of its answer in time"),
-        };
-        self.emit(event);
-    }
-
     fn emit(&self, event: Event) {
         self.worker.gateway.events.emit(event);
     }
+}
+
+async fn converse<IO>(
+    worker: &Arc<Worker>,
+    connection: Arc<Connection>,
+    stream: IO,
+    h2: bool,
+    watch: &Arc<Watch>,
+    stop: &CancellationToken,
+) -> End<hyper::Error>
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    // The config alone is held: a connection must not keep an old snapshot's upstreams and keys alive.
+    let config = Arc::clone(&worker.gateway.snapshot.load().config);
+    let terms = http::Terms { caps: &config.caps, deadlines: &config.deadlines, stop };
+    let handle = |request| Arc::clone(worker).handle(Arc::clone(&connection), request);
+    if h2 { http::http2(stream, watch, &terms, handle).await } else { http::http1(stream, watch, &terms, true, handle).await }
+}
+
+/// Who merely left, or was idle between requests, is no event.
+fn tell(worker: &Worker, end: End<hyper::Error>, peer: IpAddr, client: IpAddr) {
+    let breach = |cause: &str| Event::ProtocolError { client, cause: cause.to_owned() };
+    let event = match end {
+        End::Closed(Ok(())) | End::Idle => return,
+        End::Closed(Err(error)) => match http::breach(&error) {
+            Some(cause) => breach(&cause),
+            None => return,
+        },
+        End::Silent => Event::ConnectionRefused { peer, client: Some(client), cause: ConnectionCause::IdleTimeout },
+        End::HeadTimeout => breach("the head of a request was not whole in time"),
+        End::Stalled => breach("the client took nothing of its answer in time"),
+    };
+    worker.gateway.events.emit(event);
 }
 
 /// Errors that concern the one connection which was just to be accepted; the next may be well.
