@@ -101,6 +101,8 @@ struct Roof {
     draining: AtomicBool,
     reloading: tokio::sync::Mutex<()>,
     retarget: tokio::sync::Notify,
+    /// Overflows of each table when they were last told.
+    overflows: [AtomicU64; 4],
     started: Now,
 }
 
@@ -228,6 +230,7 @@ impl Roof {
             draining: AtomicBool::new(false),
             reloading: tokio::sync::Mutex::new(()),
             retarget: tokio::sync::Notify::new(),
+            overflows: Default::default(),
             started: now,
         });
         Ok(Live { roof, prepared, admin_socket, options })
@@ -383,6 +386,25 @@ impl Roof {
         metrics.table("guesses", state.guesses.len());
         metrics.table("limits", state.limits.len());
         metrics.table("connections", self.slots.open());
+        self.tell_overflows();
+    }
+
+    /// Tells each table that folded or refused keys since the last time.
+    fn tell_overflows(&self) {
+        let state = &self.gateway.state;
+        let now = [
+            ("bans", state.bans.overflow_count(), "the ban of the /24 or /48, or the guess budget alone"),
+            ("guesses", state.guesses.overflow_count(), "one budget for a /24 or /48, or for a group of accounts"),
+            ("limits", state.limits.overflow_count(), "one bucket for a /24 or /48, or a shared one of last resort"),
+            ("handshakes", self.slots.overflow_count(), "one pace for a /24 or /48, or a shared one of last resort"),
+        ];
+        for ((table, count, into), told) in now.into_iter().zip(&self.overflows) {
+            // A reload may replace a limit, and its count with it.
+            let keys = count.saturating_sub(told.swap(count, Ordering::Relaxed));
+            if keys > 0 {
+                self.gateway.events.emit(Event::TableOverflow { table, keys, into: into.to_owned() });
+            }
+        }
     }
 }
 
@@ -540,8 +562,8 @@ fn probe_logs(config: &Config) -> Vec<Diagnostic> {
         .into_iter()
         .filter_map(|(key, target)| {
             let config::LogTarget::File(path) = target else { return None };
-            let error = std::fs::OpenOptions::new().append(true).create(true).open(path).err()?;
-            let message = format!("`{key}`: {}: {error}", path.display());
+            let error = crate::events::probe(path).err()?;
+            let message = format!("`{key}`: {error}");
             Some(Diagnostic::error(message, &config::Span::default()).help("make its folder writable for the gateway"))
         })
         .collect()

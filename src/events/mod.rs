@@ -104,9 +104,11 @@ pub enum Event {
         route: Name,
         client: IpAddr,
     },
-    /// A bounded table folded or refused a key.
+    /// A bounded table folded or refused keys since it was last told.
     TableOverflow {
         table: &'static str,
+        keys: u64,
+        /// What stood in for them.
         into: String,
     },
     ApprovalChanged {
@@ -295,6 +297,11 @@ impl Events {
     pub fn metrics(&self) -> &metrics::Metrics {
         &self.metrics
     }
+}
+
+/// Whether a log file can be opened; makes it when it is missing. Never waits, also not on a named pipe. Errors name the file.
+pub fn probe(path: &std::path::Path) -> io::Result<()> {
+    log::append(path).map(drop)
 }
 
 impl DecisionId {

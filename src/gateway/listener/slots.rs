@@ -66,6 +66,11 @@ impl Slots {
         self.handshakes.sweep(now);
     }
 
+    /// How often a client shared a wider place in the line for handshakes because the table was full.
+    pub fn overflow_count(&self) -> u64 {
+        self.handshakes.overflow_count()
+    }
+
     /// Fails closed: `None` when every place is taken.
     pub(super) fn enter(self: &Arc<Self>) -> Option<Slot> {
         let cap = self.caps.connections.load(Ordering::Relaxed);
