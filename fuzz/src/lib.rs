@@ -151,6 +151,7 @@ async fn serve(worker: Arc<Worker>, stream: DuplexStream, h2: bool) {
         chain: Vec::new(),
         tls: "TLSv1.3",
         verdict: Mutex::new(None),
+        proven: false.into(),
     });
     listener::speak(&worker, connection, stream, h2, &CancellationToken::new()).await;
 }

@@ -170,6 +170,8 @@ pub enum GuessScope {
 pub enum ConnectionCause {
     Banned,
     TooManyConnections,
+    /// At rest when places ran short, and given up for another connection.
+    Shed,
     TooManyFromClient,
     TooManyHandshakes,
     ProxyHeaderMissing,
@@ -349,9 +351,10 @@ impl GuessScope {
 
 impl ConnectionCause {
     /// Every cause, in the order of declaration.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Banned,
         Self::TooManyConnections,
+        Self::Shed,
         Self::TooManyFromClient,
         Self::TooManyHandshakes,
         Self::ProxyHeaderMissing,
@@ -368,6 +371,7 @@ impl ConnectionCause {
         match self {
             Self::Banned => "banned",
             Self::TooManyConnections => "too-many-connections",
+            Self::Shed => "shed",
             Self::TooManyFromClient => "too-many-from-client",
             Self::TooManyHandshakes => "too-many-handshakes",
             Self::ProxyHeaderMissing => "proxy-header-missing",

@@ -11,6 +11,7 @@ mod wire;
 
 use std::io;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -160,7 +161,8 @@ impl Door {
 
     /// The cheap checks, before a byte is read or a task made.
     fn greet(self: &Arc<Self>, stream: TcpStream, peer: IpAddr) {
-        let (slot, guest) = match self.admit(peer) {
+        let watch = Arc::<Watch>::default();
+        let (slot, guest) = match self.admit(&watch, peer) {
             Ok(admitted) => admitted,
             Err(cause) => return self.turn_away(&stream, peer, None, cause),
         };
@@ -168,23 +170,36 @@ impl Door {
         let _ = stream.set_nodelay(true);
         let door = Arc::clone(self);
         tokio::spawn(async move {
-            tokio::select! {
-                biased;
-                () = door.receive(stream, peer, slot, guest) => {}
-                () = door.cut.cancelled() => {}
+            let mut served = pin!(door.receive(stream, peer, slot, guest, &watch));
+            loop {
+                tokio::select! {
+                    biased;
+                    () = &mut served => break,
+                    () = door.cut.cancelled() => break,
+                    () = watch.shed.notified() => {
+                        if watch.at_rest_since().is_some() {
+                            door.emit(Event::ConnectionRefused { peer, client: None, cause: ConnectionCause::Shed });
+                            break;
+                        }
+                        door.slots.readmit(&watch);
+                    }
+                }
             }
+            // What lives on is a tunnel.
+            watch.never_rest();
         });
     }
 
-    fn admit(&self, peer: IpAddr) -> Result<(Slot, Guest), ConnectionCause> {
+    /// A banned or too busy client is turned away before anybody would give up a place for it.
+    fn admit(&self, watch: &Arc<Watch>, peer: IpAddr) -> Result<(Slot, Guest), ConnectionCause> {
         let snapshot = self.worker.gateway.snapshot.load();
-        let slot = self.slots.enter().ok_or(ConnectionCause::TooManyConnections)?;
+        let enter = |client| self.slots.enter(watch, client).ok_or(ConnectionCause::TooManyConnections);
         if snapshot.config.listen.proxy_protocol.contains(peer) {
-            return Ok((slot, Guest::Proxied));
+            return Ok((enter(None)?, Guest::Proxied));
         }
         let client = ClientAddr::new(peer, snapshot.config.ipv6_prefix);
         let client_slot = self.screen(&snapshot, client)?;
-        Ok((slot, Guest::Direct(client, client_slot)))
+        Ok((enter(Some(client.key))?, Guest::Direct(client, client_slot)))
     }
 
     /// Ban and connections of one client. Fails closed, save for those who speak for others: trusted proxies and
@@ -216,7 +231,7 @@ impl Door {
     }
 
     /// One connection, from its first byte to its last.
-    async fn receive(&self, mut stream: TcpStream, peer: IpAddr, slot: Slot, guest: Guest) {
+    async fn receive(&self, mut stream: TcpStream, peer: IpAddr, slot: Slot, guest: Guest, watch: &Arc<Watch>) {
         let (client, client_slot, ahead) = match guest {
             Guest::Direct(client, client_slot) => (client, client_slot, Bytes::new()),
             Guest::Proxied => match self.introduce(&mut stream, peer).await {
@@ -229,13 +244,12 @@ impl Door {
         if limited && !self.wait_turn(client).await {
             return self.turn_away(&stream, peer, Some(client.ip), ConnectionCause::TooManyHandshakes);
         }
-        let watch = Arc::<Watch>::default();
         let held = Held { _slot: slot, _client: client_slot, _open: self.open.token() };
-        let wire = Wire::new(stream, ahead, Arc::clone(&watch), Some(held));
+        let wire = Wire::new(stream, ahead, Arc::clone(watch), Some(held));
         let end = match self.kind {
-            ListenerKind::PlainHttp => self.refuse_plain(wire, &watch, peer, client).await,
-            ListenerKind::Https => match handshake::secure(&self.worker, wire, &watch, peer, client).await {
-                Some(secured) => self.speak(secured, &watch).await,
+            ListenerKind::PlainHttp => self.refuse_plain(wire, watch, peer, client).await,
+            ListenerKind::Https => match handshake::secure(&self.worker, wire, watch, peer, client).await {
+                Some(secured) => self.speak(secured, watch).await,
                 None => return,
             },
         };
@@ -266,6 +280,7 @@ impl Door {
 
     async fn speak(&self, secured: Secured, watch: &Arc<Watch>) -> End<hyper::Error> {
         let Secured { stream, connection, h2 } = secured;
+        watch.introduce(&connection, &self.slots);
         converse(&self.worker, connection, stream, h2, watch, &self.stop).await
     }
 
