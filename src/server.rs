@@ -107,6 +107,8 @@ struct Roof {
     retarget: tokio::sync::Notify,
     /// The files of the live snapshot, as they were before they were read.
     read: Mutex<Prints>,
+    /// Overflows of each table when they were last told.
+    overflows: [AtomicU64; 4],
     started: Now,
 }
 
@@ -171,6 +173,7 @@ impl Roof {
             reloading: tokio::sync::Mutex::new(()),
             retarget: tokio::sync::Notify::new(),
             read: Mutex::new(read),
+            overflows: Default::default(),
             started: now,
         });
         Ok(Live { roof, prepared, admin_socket, options })
@@ -340,6 +343,25 @@ impl Roof {
         metrics.table("guesses", state.guesses.len());
         metrics.table("limits", state.limits.len());
         metrics.table("connections", self.slots.open());
+        self.tell_overflows();
+    }
+
+    /// Tells each table that folded or refused keys since the last time.
+    fn tell_overflows(&self) {
+        let state = &self.gateway.state;
+        let now = [
+            ("bans", state.bans.overflow_count(), "the ban of the /24 or /48, or the guess budget alone"),
+            ("guesses", state.guesses.overflow_count(), "one budget for a /24 or /48, or for a group of accounts"),
+            ("limits", state.limits.overflow_count(), "one bucket for a /24 or /48, or a shared one of last resort"),
+            ("handshakes", self.slots.overflow_count(), "one pace for a /24 or /48, or a shared one of last resort"),
+        ];
+        for ((table, count, into), told) in now.into_iter().zip(&self.overflows) {
+            // A reload may replace a limit, and its count with it.
+            let keys = count.saturating_sub(told.swap(count, Ordering::Relaxed));
+            if keys > 0 {
+                self.gateway.events.emit(Event::TableOverflow { table, keys, into: into.to_owned() });
+            }
+        }
     }
 }
 

@@ -212,7 +212,9 @@ impl Metrics {
             Count::BanMade => bump(Some(&self.bans_made)),
             Count::BanLifted => bump(Some(&self.bans_lifted)),
             Count::LimitShadowed(limit) => bump(Some(&*self.shadowed.get_or_create(&label("limit", limit)))),
-            Count::TableOverflow(table) => bump(Some(&*self.overflows.get_or_create(&label("table", table)))),
+            Count::TableOverflow { table, keys } => {
+                self.overflows.get_or_create(&label("table", table)).inc_by(keys);
+            }
             Count::ReloadFailed => bump(Some(&self.reload_failures)),
             Count::Generation(generation) => {
                 self.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));

@@ -104,9 +104,11 @@ pub enum Event {
         route: Name,
         client: IpAddr,
     },
-    /// A bounded table folded or refused a key.
+    /// A bounded table folded or refused keys since it was last told.
     TableOverflow {
         table: &'static str,
+        keys: u64,
+        /// What stood in for them.
         into: String,
     },
     ApprovalChanged {
@@ -168,6 +170,8 @@ pub enum GuessScope {
 pub enum ConnectionCause {
     Banned,
     TooManyConnections,
+    /// At rest when places ran short, and given up for another connection.
+    Shed,
     TooManyFromClient,
     TooManyHandshakes,
     ProxyHeaderMissing,
@@ -335,6 +339,11 @@ impl RequestRecord {
     }
 }
 
+/// Whether a log file can be opened; makes it when it is missing. Never waits, also not on a named pipe. Errors name the file.
+pub fn probe(path: &std::path::Path) -> io::Result<()> {
+    log::append(path).map(drop)
+}
+
 impl DecisionId {
     /// A fresh id: 48 bits of milliseconds, 48 random bits a thread, a 32-bit count. Unique and ordered, not secret; no system
     /// call, no lock.
@@ -380,9 +389,10 @@ impl GuessScope {
 
 impl ConnectionCause {
     /// Every cause, in the order of declaration.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Banned,
         Self::TooManyConnections,
+        Self::Shed,
         Self::TooManyFromClient,
         Self::TooManyHandshakes,
         Self::ProxyHeaderMissing,
@@ -399,6 +409,7 @@ impl ConnectionCause {
         match self {
             Self::Banned => "banned",
             Self::TooManyConnections => "too-many-connections",
+            Self::Shed => "shed",
             Self::TooManyFromClient => "too-many-from-client",
             Self::TooManyHandshakes => "too-many-handshakes",
             Self::ProxyHeaderMissing => "proxy-header-missing",

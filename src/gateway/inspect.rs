@@ -227,7 +227,7 @@ fn authority(uri: &Uri, headers: &HeaderMap) -> Result<String, Denial> {
 }
 
 /// The one token of a request: `Authorization: Doorward <token>` or `Doorward-Approval: <token>`. Two are unreadable.
-fn presented_token(headers: &HeaderMap) -> Result<Option<&[u8]>, ApprovalFault> {
+pub fn presented_token(headers: &HeaderMap) -> Result<Option<&[u8]>, ApprovalFault> {
     const SCHEME: &[u8] = b"doorward";
     let mut found = None;
     let dedicated = headers.get_all("doorward-approval").iter().map(|value| value.as_bytes());

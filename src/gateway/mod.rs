@@ -11,6 +11,7 @@ pub mod respond;
 mod login;
 
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
@@ -89,6 +90,9 @@ pub struct Connection {
     pub tls: &'static str,
     /// The last verdict on the chain, with the generation it was made in.
     pub verdict: Mutex<Option<(u64, CertVerdict)>>,
+    /// The client proved who it is, by certificate, approval or login: the last to be shed when places run short. It decides
+    /// nothing else.
+    pub proven: AtomicBool,
 }
 
 /// The request is not answered: its connection is closed (HTTP/1) or its stream reset (HTTP/2).
@@ -181,7 +185,7 @@ impl Passage<'_> {
         let sent = self.forward(route, &permit, head, body, &target, &caller, terms).await;
         let sent = match guess {
             None => sent,
-            Some(guess) => guess.settle(sent).await,
+            Some(guess) => guess.settle(sent, &self.connection.proven).await,
         };
         sent.map_err(respond::forward_error)
     }
@@ -294,7 +298,7 @@ impl Passage<'_> {
         target.path.as_str().clone_into(&mut self.recorder.record.path);
     }
 
-    /// Who it was is told of refusals too.
+    /// Who it was is told of refusals too, and counts where places run short.
     fn note_facts(&mut self, facts: &Facts) {
         let record = &mut self.recorder.record;
         record.bot = Some(facts.bot.as_str());
@@ -303,6 +307,9 @@ impl Passage<'_> {
         }
         if let ApprovalFact::Held(approval) = &facts.approval {
             record.approval = Some(Arc::clone(&approval.id));
+        }
+        if record.identity.is_some() || record.approval.is_some() {
+            self.connection.proven.store(true, Ordering::Relaxed);
         }
     }
 }
