@@ -195,7 +195,7 @@ fn lines(stage: &Stage) -> Result<String, Error> {
     }
     say("\n# Wrong passwords until the budget of 5 is spent; from another address, so that you are not banned yourself:")?;
     say(&format!(
-        "for i in 1 2 3 4 5 6 7; do {browser} --http1.1 --interface 127.0.0.9 -s -o /dev/null -w '%{{http_code}}\\n' -d username=alice -d password=wrong$i {site}/login; done"
+        "for i in 1 2 3 4 5 6 7; do {browser} --interface 127.0.0.9 -s -o /dev/null -w '%{{http_code}}\\n' -d username=alice -d password=wrong$i {site}/login; done"
     ))?;
     say(&format!("{doorward} bans list"))?;
     say(&format!("{doorward} bans lift 127.0.0.9 --reason \"customer called\""))?;

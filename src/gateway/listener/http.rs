@@ -67,7 +67,7 @@ where
     let service = service_fn(|request: Request<Incoming>| {
         watch.owe(!request.body().is_end_stream());
         let (request, unread) = receive(request);
-        answer(watch.begin(), unread, handle(request))
+        answer(watch.begin(), unread, false, handle(request))
     });
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -107,7 +107,7 @@ where
 {
     let service = service_fn(|request| {
         let (request, unread) = receive(request);
-        answer(watch.begin(), unread, handle(request))
+        answer(watch.begin(), unread, true, handle(request))
     });
     let connection = http2::Builder::new(Streams { stall: terms.deadlines.body })
         .timer(TokioTimer::new())
@@ -167,9 +167,13 @@ fn receive(request: Request<Incoming>) -> (Request<Inbound>, Unread) {
 async fn answer(
     in_flight: InFlight,
     unread: Unread,
+    h2: bool,
     response: impl Future<Output = Result<Response<Body>, Dropped>>,
 ) -> Result<Response<Answer>, Dropped> {
     let response = response.await?;
+    if h2 {
+        unread.drink().await;
+    }
     let pace = PACE.try_with(Arc::clone).ok();
     Ok(response.map(|body| Answer { body, pace, _unread: unread, _in_flight: in_flight }))
 }
