@@ -2,10 +2,13 @@
 
 mod bind;
 mod drive;
+mod frames;
 mod handshake;
+mod heads;
 mod http;
 mod plain;
 mod proxy;
+mod sift;
 mod slots;
 mod wire;
 
@@ -224,7 +227,7 @@ impl Door {
                 None => return,
             },
         };
-        self.tell(end, peer, client.ip);
+        self.tell(end, &watch, peer, client.ip);
     }
 
     /// Reads a source's PROXY header; the client that it names is checked as if it had come itself.
@@ -274,10 +277,14 @@ impl Door {
     }
 
     /// Who merely left, or was idle between requests, is no event.
-    fn tell(&self, end: End<hyper::Error>, peer: IpAddr, client: IpAddr) {
+    fn tell(&self, end: End<hyper::Error>, watch: &Watch, peer: IpAddr, client: IpAddr) {
         let breach = |cause: &str| Event::ProtocolError { client, cause: cause.to_owned() };
+        if let Some(cause) = watch.condemned() {
+            return self.emit(breach(cause));
+        }
         let event = match end {
-            End::Closed(Ok(())) | End::Idle => return,
+            // What condemned it was told above.
+            End::Closed(Ok(())) | End::Idle | End::Condemned => return,
             End::Closed(Err(error)) => match http::breach(&error) {
                 Some(cause) => breach(&cause),
                 None => return,

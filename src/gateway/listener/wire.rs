@@ -2,8 +2,8 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
@@ -47,6 +47,12 @@ pub(super) struct Watch {
     written: AtomicUsize,
     /// The last request has a body, which may not have been read.
     owes: AtomicBool,
+    /// A stream was cut because its client took nothing of it.
+    stalled: AtomicBool,
+    /// The head from which on requests are ambiguous, and why.
+    doubt: OnceLock<(usize, &'static str)>,
+    /// Why the connection is to be ended.
+    condemned: OnceLock<&'static str>,
 }
 
 /// One request until its answer is over.
@@ -96,6 +102,33 @@ impl Watch {
 
     pub(super) fn owed(&self) -> bool {
         self.owes.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn stall(&self) {
+        self.stalled.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn stalled(&self) -> bool {
+        self.stalled.load(Ordering::Relaxed)
+    }
+
+    /// From this head on, counted from one, no request is to be trusted.
+    pub(super) fn doubt(&self, head: usize, cause: &'static str) {
+        // The first doubt covers all that follow.
+        let _ = self.doubt.set((head, cause));
+    }
+
+    pub(super) fn doubted(&self, head: usize) -> Option<&'static str> {
+        self.doubt.get().filter(|(from, _)| *from <= head).map(|(_, cause)| *cause)
+    }
+
+    pub(super) fn condemn(&self, cause: &'static str) {
+        // The first cause stands.
+        let _ = self.condemned.set(cause);
+    }
+
+    pub(super) fn condemned(&self) -> Option<&'static str> {
+        self.condemned.get().copied()
     }
 
     fn hear(&self) {
