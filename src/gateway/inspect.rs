@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, USER_AGENT};
+use http::uri::Scheme;
 use http::{HeaderMap, Method, Uri, request};
 use quick_cache::sync::Cache;
 
@@ -170,6 +171,12 @@ impl Default for Bots {
 pub fn target(head: &request::Parts) -> Result<Target, Denial> {
     if let Some(Ambiguous(cause)) = head.extensions.get() {
         return Err(Denial::new(Reason::BadRequest, *cause));
+    }
+    if head.method == Method::CONNECT {
+        return Err(Denial::new(Reason::BadRequest, "CONNECT is not served"));
+    }
+    if head.uri.scheme().is_some_and(|scheme| *scheme != Scheme::HTTPS && *scheme != Scheme::HTTP) {
+        return Err(Denial::new(Reason::BadRequest, "a target of another scheme"));
     }
     let authority = authority(&head.uri, &head.headers)?;
     let host = canonical_host(&authority).ok_or_else(|| Denial::new(Reason::BadRequest, "the host is not canonical"))?;

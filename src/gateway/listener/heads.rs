@@ -8,7 +8,7 @@ use super::sift::Sift;
 use super::wire::Watch;
 
 /// Reads the heads of a connection for what is ambiguous: a bare LF or CR, both Content-Length and Transfer-Encoding, either
-/// of them twice, a coding that is not `chunked`.
+/// of them twice, a coding that is not `chunked`, a fragment.
 ///
 /// Fails closed: the request whose head it is in is refused and its connection closed, and so is whatever follows a body whose
 /// end this reading did not find. It never makes anything pass that hyper refuses.
@@ -46,6 +46,7 @@ struct Line {
     length: usize,
     ends_in_cr: bool,
     bare_cr: bool,
+    fragment: bool,
 }
 
 const MOST: usize = 96;
@@ -68,12 +69,13 @@ impl Heads {
                     }
                 }
                 State::Head | State::ChunkSize | State::Trailers => {
-                    let Some(end) = memchr(b'\n', bytes) else {
-                        self.line.push(bytes);
-                        return Ok(());
-                    };
-                    let (line, rest) = bytes.split_at(end);
+                    let end = memchr(b'\n', bytes);
+                    let (line, rest) = bytes.split_at(end.unwrap_or(bytes.len()));
                     self.line.push(line);
+                    self.line.fragment |= !self.head.begun && memchr(b'#', line).is_some();
+                    if end.is_none() {
+                        return Ok(());
+                    }
                     bytes = rest.get(1..).unwrap_or_default();
                     let line = std::mem::replace(&mut self.line, Line::new());
                     self.state = self.take(&line)?;
@@ -110,7 +112,8 @@ impl Heads {
 
     fn field(&mut self, line: &Line, text: &[u8]) -> Result<(), &'static str> {
         if !std::mem::replace(&mut self.head.begun, true) {
-            return Ok(());
+            // hyper would drop it.
+            return if line.fragment { Err("a fragment in the target") } else { Ok(()) };
         }
         let Some(colon) = memchr(b':', text) else { return Ok(()) };
         let (name, value) = text.split_at(colon);
@@ -149,7 +152,7 @@ impl Sift for Heads {
 
 impl Line {
     const fn new() -> Self {
-        Self { kept: [0; MOST], length: 0, ends_in_cr: false, bare_cr: false }
+        Self { kept: [0; MOST], length: 0, ends_in_cr: false, bare_cr: false, fragment: false }
     }
 
     fn push(&mut self, bytes: &[u8]) {
@@ -223,10 +226,12 @@ mod tests {
             "X: y\rZ: 1\r\n\r\n",
             "X: y\r\r\n\r\n",
             &format!("Content-Length: {}3\r\n\r\n", " ".repeat(100)),
+            "\r\nGET /#f HTTP/1.1\r\n\r\n",
         ] {
             let bytes = format!("{POST}{fields}");
             for piece in [1, 2, 7, 1000] {
-                assert_eq!(doubt(bytes.as_bytes(), piece).map(|(head, _)| head), Some(1), "{bytes:?} by {piece}");
+                let head = if fields.starts_with("\r\n") { 2 } else { 1 };
+                assert_eq!(doubt(bytes.as_bytes(), piece).map(|(head, _)| head), Some(head), "{bytes:?} by {piece}");
             }
         }
     }
