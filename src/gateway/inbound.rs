@@ -25,6 +25,10 @@ pub struct Inbound<B: Body + Unpin = Incoming> {
     unread: Unread<B>,
 }
 
+/// An extension of a request whose head or place on its connection has two readings, and why. It is refused.
+#[derive(Clone, Copy, Debug)]
+pub struct Ambiguous(pub &'static str);
+
 /// Holds what is left of a body until the answer is over; then the stream is reset with NO_ERROR (RFC 9113 section 8.1).
 pub struct Unread<B = Incoming>(Option<Arc<Mutex<Option<B>>>>);
 

@@ -6,13 +6,18 @@ mod approvals;
 mod architecture;
 mod cert_abuse;
 mod cli;
+#[path = "../common/mod.rs"]
+#[allow(dead_code)]
+mod common;
 mod config;
 mod demo;
 mod door;
 mod drain;
 mod forward;
 mod framing;
+mod framing_table;
 mod headers;
+mod http2_abuse;
 mod limits;
 mod logins;
 mod metrics;
@@ -24,5 +29,6 @@ mod reload;
 mod state;
 mod support;
 mod tls;
+mod tls_abuse;
 mod trusted_proxy;
 mod upgrade;

@@ -2,10 +2,13 @@
 
 mod bind;
 mod drive;
+mod frames;
 mod handshake;
+mod heads;
 mod http;
 mod plain;
 mod proxy;
+mod sift;
 mod slots;
 mod wire;
 
@@ -78,7 +81,7 @@ where
     let wire = Wire::new(stream, Bytes::new(), Arc::clone(&watch), None);
     let (peer, client) = (connection.peer, connection.client.ip);
     let end = converse(worker, connection, wire, h2, &watch, stop).await;
-    tell(worker, end, peer, client);
+    tell(worker, end, &watch, peer, client);
 }
 
 /// One listener of one worker.
@@ -259,7 +262,7 @@ impl Door {
                 None => return,
             },
         };
-        tell(&self.worker, end, peer, client.ip);
+        tell(&self.worker, end, watch, peer, client.ip);
     }
 
     /// Reads a source's PROXY header; the client that it names is checked as if it had come itself.
@@ -329,10 +332,14 @@ where
 }
 
 /// Who merely left, or was idle between requests, is no event.
-fn tell(worker: &Worker, end: End<hyper::Error>, peer: IpAddr, client: IpAddr) {
+fn tell(worker: &Worker, end: End<hyper::Error>, watch: &Watch, peer: IpAddr, client: IpAddr) {
     let breach = |cause: &str| Event::ProtocolError { client, cause: cause.to_owned() };
+    if let Some(cause) = watch.condemned() {
+        return worker.gateway.events.emit(breach(cause));
+    }
     let event = match end {
-        End::Closed(Ok(())) | End::Idle => return,
+        // What condemned it was told above.
+        End::Closed(Ok(())) | End::Idle | End::Condemned => return,
         End::Closed(Err(error)) => match http::breach(&error) {
             Some(cause) => {
                 record(worker, http::bare_status(&error), &cause, peer, client);
