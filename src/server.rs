@@ -34,7 +34,7 @@ use crate::state::limits::Limits;
 use crate::state::store::Store;
 use crate::state::store::embedded::EmbeddedStore;
 use crate::tls::TlsState;
-use crate::upstream::{ServerStatus, Upstreams};
+use crate::upstream::{Upstream, Upstreams};
 
 pub use check::check;
 use prepare::{Prepared, wanted};
@@ -107,6 +107,8 @@ struct Roof {
     retarget: tokio::sync::Notify,
     /// The files of the live snapshot, as they were before they were read.
     read: Mutex<Prints>,
+    /// Overflows of each table when they were last told.
+    overflows: [AtomicU64; 4],
     started: Now,
 }
 
@@ -171,6 +173,7 @@ impl Roof {
             reloading: tokio::sync::Mutex::new(()),
             retarget: tokio::sync::Notify::new(),
             read: Mutex::new(read),
+            overflows: Default::default(),
             started: now,
         });
         Ok(Live { roof, prepared, admin_socket, options })
@@ -193,9 +196,7 @@ impl Roof {
         if let Err(error) = gateway.events.reconfigure(&config.log) {
             gateway.events.emit(Event::StoreFailed { action: "log", error: error.to_string() });
         }
-        let before = self.upstreams.status();
-        self.upstreams.commit(&upstreams);
-        self.forget_servers(&before);
+        self.take_over_upstreams(&upstreams);
         let policy = Arc::clone(policy);
         gateway.snapshot.store(Arc::new(Snapshot { generation, policy, tls, upstreams, config: Arc::clone(&config) }));
         self.open_doors(&config, sockets, metrics);
@@ -219,12 +220,15 @@ impl Roof {
         }
     }
 
-    /// Series of servers that are gone would be told for ever.
-    fn forget_servers(&self, before: &[ServerStatus]) {
-        let now = self.upstreams.status();
-        let gone = |old: &&ServerStatus| !now.iter().any(|new| (&new.upstream, &new.server) == (&old.upstream, &old.server));
-        for old in before.iter().filter(gone) {
-            self.gateway.events.metrics().forget_server(&old.upstream, &old.server);
+    /// The gauges too: a server that never changed its state is up, and one that is gone is neither.
+    fn take_over_upstreams(&self, upstreams: &[Arc<Upstream>]) {
+        let metrics = self.gateway.events.metrics();
+        for gone in self.upstreams.status() {
+            metrics.forget_server(&gone.upstream, &gone.server);
+        }
+        self.upstreams.commit(upstreams);
+        for server in self.upstreams.status() {
+            metrics.server_up(&server.upstream, &server.server, server.healthy);
         }
     }
 
@@ -339,6 +343,25 @@ impl Roof {
         metrics.table("guesses", state.guesses.len());
         metrics.table("limits", state.limits.len());
         metrics.table("connections", self.slots.open());
+        self.tell_overflows();
+    }
+
+    /// Tells each table that folded or refused keys since the last time.
+    fn tell_overflows(&self) {
+        let state = &self.gateway.state;
+        let now = [
+            ("bans", state.bans.overflow_count(), "the ban of the /24 or /48, or the guess budget alone"),
+            ("guesses", state.guesses.overflow_count(), "one budget for a /24 or /48, or for a group of accounts"),
+            ("limits", state.limits.overflow_count(), "one bucket for a /24 or /48, or a shared one of last resort"),
+            ("handshakes", self.slots.overflow_count(), "one pace for a /24 or /48, or a shared one of last resort"),
+        ];
+        for ((table, count, into), told) in now.into_iter().zip(&self.overflows) {
+            // A reload may replace a limit, and its count with it.
+            let keys = count.saturating_sub(told.swap(count, Ordering::Relaxed));
+            if keys > 0 {
+                self.gateway.events.emit(Event::TableOverflow { table, keys, into: into.to_owned() });
+            }
+        }
     }
 }
 
@@ -355,6 +378,8 @@ impl Live {
     async fn live(self) -> Result<(), StartError> {
         let Self { roof, prepared, admin_socket, options } = self;
         let generation = roof.commit(prepared);
+        // So that the gauges of tables are there from the first scrape on.
+        roof.sweep();
         let backstage = CancellationToken::new();
         tokio::spawn(Arc::clone(&roof.upstreams).run_health(backstage.clone()));
         let admin = tokio::spawn(admin::serve(roof.admin(), admin_socket, backstage.clone()));

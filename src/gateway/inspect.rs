@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, COOKIE, HOST, USER_AGENT};
+use http::uri::Scheme;
 use http::{HeaderMap, Method, Uri, request};
 use quick_cache::sync::Cache;
 
@@ -17,6 +18,7 @@ use crate::policy::route::canonical_host;
 use crate::policy::{ApprovalFact, ApprovalFault, CanonicalPath, CertFact, Denial, Facts, Reason, Site};
 use crate::tls;
 
+use super::inbound::Ambiguous;
 use super::{Connection, Gateway, Snapshot};
 
 /// Longest User-Agent that is classified whole, in bytes; the rest of a longer one says nothing more.
@@ -165,9 +167,18 @@ impl Default for Bots {
     }
 }
 
-/// Reads the one host and the one canonical path of a request head. Fails closed: two hosts, hosts that differ, or a
-/// target with two readings are a 400.
+/// Reads the one host and the one canonical path of a request head. Fails closed: two hosts, hosts that differ, a
+/// target with two readings or ambiguous framing are a 400.
 pub fn target(head: &request::Parts) -> Result<Target, Denial> {
+    if let Some(Ambiguous(cause)) = head.extensions.get() {
+        return Err(Denial::new(Reason::BadRequest, *cause));
+    }
+    if head.method == Method::CONNECT {
+        return Err(Denial::new(Reason::BadRequest, "CONNECT is not served"));
+    }
+    if head.uri.scheme().is_some_and(|scheme| *scheme != Scheme::HTTPS && *scheme != Scheme::HTTP) {
+        return Err(Denial::new(Reason::BadRequest, "a target of another scheme"));
+    }
     let authority = authority(&head.uri, &head.headers)?;
     let host = canonical_host(&authority).ok_or_else(|| Denial::new(Reason::BadRequest, "the host is not canonical"))?;
     let path_and_query = head.uri.path_and_query().map_or("", |target| target.as_str());
@@ -227,7 +238,7 @@ fn authority(uri: &Uri, headers: &HeaderMap) -> Result<String, Denial> {
 }
 
 /// The one token of a request: `Authorization: Doorward <token>` or `Doorward-Approval: <token>`. Two are unreadable.
-fn presented_token(headers: &HeaderMap) -> Result<Option<&[u8]>, ApprovalFault> {
+pub fn presented_token(headers: &HeaderMap) -> Result<Option<&[u8]>, ApprovalFault> {
     const SCHEME: &[u8] = b"doorward";
     let mut found = None;
     let dedicated = headers.get_all("doorward-approval").iter().map(|value| value.as_bytes());

@@ -1,6 +1,7 @@
 //! A login attempt on its way: recognised, read whole, reserved, forwarded, settled.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use http::{Response, request};
@@ -101,7 +102,12 @@ impl Desk<'_> {
 
 impl Guess {
     /// Settles by the answer; a ban that follows is on disk before the answer leaves.
-    pub async fn settle(self, sent: Result<Response<Body>, ForwardError>) -> Result<Response<Body>, ForwardError> {
+    /// A success is a proof of the connection's client.
+    pub async fn settle(
+        self,
+        sent: Result<Response<Body>, ForwardError>,
+        proven: &AtomicBool,
+    ) -> Result<Response<Body>, ForwardError> {
         let outcome = match &sent {
             Ok(response) => self.rule.outcome(response.status(), response.headers()),
             Err(error) if error.unsent => LoginOutcome::Unsent,
@@ -110,6 +116,9 @@ impl Guess {
                 _ => LoginOutcome::Fault,
             },
         };
+        if outcome == LoginOutcome::Ok {
+            proven.store(true, Ordering::Relaxed);
+        }
         let now = self.told.gateway.clock.now();
         let settled = self.permit.settle(outcome, now);
         self.told.outcome(outcome);

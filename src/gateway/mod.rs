@@ -11,6 +11,7 @@ pub mod respond;
 mod login;
 
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
@@ -25,7 +26,6 @@ use crate::net::ClientAddr;
 use crate::policy::ban::BanAnswer;
 use crate::policy::decide::BanFact;
 use crate::policy::login::{AccountKey, LoginRule};
-use crate::policy::route::Sni;
 use crate::policy::{ApprovalFact, CertFact, Denial, Facts, Permit, Policy, Reason, Route, Site};
 use crate::state::accounts::Successes;
 use crate::state::approvals::Approvals;
@@ -82,13 +82,17 @@ pub struct Connection {
     pub peer: IpAddr,
     /// The peer, or what its PROXY header said.
     pub client: ClientAddr,
-    pub sni: Sni,
+    /// The canonical name of the handshake; `None`: it named none.
+    pub server_name: Option<String>,
     /// The peer's chain, leaf first; empty: none was presented.
     pub chain: Vec<CertificateDer<'static>>,
     /// `TLSv1.3` or `TLSv1.2`.
     pub tls: &'static str,
     /// The last verdict on the chain, with the generation it was made in.
     pub verdict: Mutex<Option<(u64, CertVerdict)>>,
+    /// The client proved who it is, by certificate, approval or login: the last to be shed when places run short. It decides
+    /// nothing else.
+    pub proven: AtomicBool,
 }
 
 /// The request is not answered: its connection is closed (HTTP/1) or its stream reset (HTTP/2).
@@ -152,7 +156,8 @@ impl Passage<'_> {
         inspect::head(&head, &self.snapshot.config.caps)?;
         let target = inspect::target(&head)?;
         self.note_target(&target);
-        let site = policy.sites.resolve(self.connection.sni, &target.host)?;
+        let sni = policy.sites.named(self.connection.server_name.as_deref());
+        let site = policy.sites.resolve(sni, &target.host)?;
         let route = site.route(&target.path)?;
         self.recorder.record.route = Some((route.id, Arc::clone(&route.label)));
 
@@ -180,7 +185,7 @@ impl Passage<'_> {
         let sent = self.forward(route, &permit, head, body, &target, &caller, terms).await;
         let sent = match guess {
             None => sent,
-            Some(guess) => guess.settle(sent).await,
+            Some(guess) => guess.settle(sent, &self.connection.proven).await,
         };
         sent.map_err(respond::forward_error)
     }
@@ -293,7 +298,7 @@ impl Passage<'_> {
         target.path.as_str().clone_into(&mut self.recorder.record.path);
     }
 
-    /// Who it was is told of refusals too.
+    /// Who it was is told of refusals too, and counts where places run short.
     fn note_facts(&mut self, facts: &Facts) {
         let record = &mut self.recorder.record;
         record.bot = Some(facts.bot.as_str());
@@ -302,6 +307,9 @@ impl Passage<'_> {
         }
         if let ApprovalFact::Held(approval) = &facts.approval {
             record.approval = Some(Arc::clone(&approval.id));
+        }
+        if record.identity.is_some() || record.approval.is_some() {
+            self.connection.proven.store(true, Ordering::Relaxed);
         }
     }
 }

@@ -110,8 +110,8 @@ fn probe_logs(config: &Config) -> Vec<Diagnostic> {
         .into_iter()
         .filter_map(|(key, target)| {
             let config::LogTarget::File(path) = target else { return None };
-            let error = std::fs::OpenOptions::new().append(true).create(true).open(path).err()?;
-            let message = format!("`{key}`: {}: {error}", path.display());
+            let error = crate::events::probe(path).err()?;
+            let message = format!("`{key}`: {error}");
             Some(Diagnostic::error(message, &config::Span::default()).help("make its folder writable for the gateway"))
         })
         .collect()

@@ -9,7 +9,7 @@ use http_body_util::{BodyExt, Full};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::support::caller::{Caller, Channel, alert, to_h2, until_closed};
-use crate::support::{BASE, OPEN_SITE, browser, doorward, event, open, run, told};
+use crate::support::{BASE, OPEN_SITE, Stage, browser, doorward, event, open, run, told};
 
 /// One of the stage's deadlines with generous room for a busy machine.
 const LET_GO: Duration = Duration::from_secs(12);
@@ -38,46 +38,62 @@ fn capped(caps: &str) -> String {
 fn trap_a_silent_client_is_let_go_before_and_after_its_handshake() {
     let mut stage = open(&hasty());
     run(async {
-        let caller = Caller::new(&stage, [2, 1]);
-        let mut silent = caller.tcp().await;
-        assert_eq!(let_go(&mut silent).await, b"");
-        event(&mut stage, &[r#""event":"connection.refused""#, r#""cause":"handshake-timeout""#, "127.0.2.1"]).await;
-        for protocol in ["http/1.1", "h2"] {
-            let mut silent = caller.clone().alpn(&[protocol]).shake().await.expect("a handshake");
-            let told = let_go(&mut silent).await;
+        let unsecured = async {
+            let mut silent = Caller::new(&stage, [2, 1]).tcp().await;
+            assert_eq!(let_go(&mut silent).await, b"");
+        };
+        let secured = async |last: u8, protocol: &str| {
+            let caller = Caller::new(&stage, [2, last]).alpn(&[protocol]);
+            let told = let_go(&mut caller.shake().await.expect("a handshake")).await;
             assert!(!told.starts_with(b"HTTP/"), "{protocol}: {}", String::from_utf8_lossy(&told));
-            event(&mut stage, &[r#""event":"connection.refused""#, r#""cause":"idle-timeout""#, "127.0.2.1"]).await;
-        }
+        };
+        tokio::join!(unsecured, secured(2, "http/1.1"), secured(3, "h2"));
+        all_told(
+            &mut stage,
+            &[
+                &["connection.refused", "handshake-timeout", "127.0.2.1"],
+                &["connection.refused", "idle-timeout", "127.0.2.2"],
+                &["connection.refused", "idle-timeout", "127.0.2.3"],
+            ],
+        )
+        .await;
     });
 }
 
 #[test]
 fn trap_slowloris_byte_by_byte_is_measured_against_the_whole_hello_and_the_whole_head() {
     let mut stage = open(&hasty());
+    let endless = format!("GET / HTTP/1.1\r\nHost: localhost\r\nX-Long: {}", "a".repeat(500));
     run(async {
-        let caller = Caller::new(&stage, [2, 1]);
-        let mut slow = caller.tcp().await;
-        // A record that announces 512 bytes of ClientHello and never gets there.
-        let hello = [&[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3][..], &[0; 500]].concat();
-        drip(&mut slow, &hello).await;
-        event(&mut stage, &[r#""cause":"handshake-timeout""#]).await;
-
-        let mut half = caller.shake().await.expect("a handshake");
-        half.write_all(b"GET / HTTP/1.1\r\nHost: local").await.expect("a reader");
-        let_go(&mut half).await;
-        event(&mut stage, &[r#""event":"protocol.error""#, "head"]).await;
-
-        let mut slow = caller.shake().await.expect("a handshake");
-        drip(&mut slow, format!("GET / HTTP/1.1\r\nHost: localhost\r\nX-Long: {}", "a".repeat(500)).as_bytes()).await;
-        event(&mut stage, &[r#""event":"protocol.error""#, "head"]).await;
-
-        // The same on a connection that was used before.
-        let mut again = caller.shake().await.expect("a handshake");
-        again.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await.expect("a reader");
-        again.read_exact(&mut [0; 12]).await.expect("an answer");
-        drip(&mut again, format!("GET / HTTP/1.1\r\nHost: localhost\r\nX-Long: {}", "a".repeat(500)).as_bytes()).await;
-        event(&mut stage, &[r#""event":"protocol.error""#, "head"]).await;
-        assert_eq!(caller.get("/").await.told(), "200");
+        let caller = |last| Caller::new(&stage, [2, last]);
+        let hello = async {
+            // A record that announces 512 bytes of ClientHello and never gets there.
+            let bytes = [&[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3][..], &[0; 500]].concat();
+            drip(&mut caller(1).tcp().await, &bytes).await;
+        };
+        let half = async {
+            let mut half = caller(2).shake().await.expect("a handshake");
+            half.write_all(b"GET / HTTP/1.1\r\nHost: local").await.expect("a reader");
+            let_go(&mut half).await;
+        };
+        let head = async { drip(&mut caller(3).shake().await.expect("a handshake"), endless.as_bytes()).await };
+        let second_head = async {
+            let mut used = caller(4).shake().await.expect("a handshake");
+            used.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await.expect("a reader");
+            used.read_exact(&mut [0; 12]).await.expect("an answer");
+            drip(&mut used, endless.as_bytes()).await;
+        };
+        tokio::join!(hello, half, head, second_head);
+        all_told(
+            &mut stage,
+            &[
+                &["handshake-timeout", "127.0.2.1"],
+                &["protocol.error", "head", "127.0.2.2"],
+                &["protocol.error", "head", "127.0.2.3"],
+                &["protocol.error", "head", "127.0.2.4"],
+            ],
+        )
+        .await;
     });
 }
 
@@ -86,23 +102,27 @@ fn a_body_that_stalls_is_cut_and_one_that_is_only_slow_is_not() {
     let stage = open(&hasty());
     run(async {
         let caller = Caller::new(&stage, [2, 1]);
-        let mut stalled = caller.shake().await.expect("a handshake");
-        stalled.write_all(b"POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nabc").await.expect("a reader");
-        let answer = String::from_utf8_lossy(&let_go(&mut stalled).await).into_owned();
-        assert!(answer.starts_with("HTTP/1.1 4"), "{answer}");
-        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
-
-        let mut slow = caller.shake().await.expect("a handshake");
-        slow.write_all(b"POST /echo HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 12\r\n\r\n")
-            .await
-            .expect("a reader");
-        // Twelve signs of life: longer than the deadline in all, within it each.
-        for byte in b"abcdefghijkl" {
-            tokio::time::sleep(PACE).await;
-            slow.write_all(&[*byte]).await.expect("a reader");
-        }
-        let answer = String::from_utf8_lossy(&let_go(&mut slow).await).into_owned();
-        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains(r#""body_bytes":12"#), "{answer}");
+        let stalled = async {
+            let mut stream = caller.shake().await.expect("a handshake");
+            let head = b"POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nabc";
+            stream.write_all(head).await.expect("a reader");
+            let answer = String::from_utf8_lossy(&let_go(&mut stream).await).into_owned();
+            assert!(answer.starts_with("HTTP/1.1 4"), "{answer}");
+            assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
+        };
+        let slow = async {
+            let mut stream = caller.shake().await.expect("a handshake");
+            let head = b"POST /echo HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 10\r\n\r\n";
+            stream.write_all(head).await.expect("a reader");
+            // Ten signs of life: longer than the deadline in all, within it each.
+            for byte in b"abcdefghij" {
+                tokio::time::sleep(PACE).await;
+                stream.write_all(&[*byte]).await.expect("a reader");
+            }
+            let answer = String::from_utf8_lossy(&let_go(&mut stream).await).into_owned();
+            assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains(r#""body_bytes":10"#), "{answer}");
+        };
+        tokio::join!(stalled, slow);
     });
 }
 
@@ -143,22 +163,70 @@ fn an_idle_connection_is_closed_in_order_at_idle() {
     let mut stage = open(&hasty());
     run(async {
         let caller = Caller::new(&stage, [2, 1]);
-        for h2 in [false, true] {
-            let mut channel = if h2 { caller.h2().await } else { caller.h1().await };
+        let idle = async |mut channel: Channel| {
             assert_eq!(channel.get("/").await.told(), "200");
             let ended = tokio::time::timeout(LET_GO, channel.end).await.expect("let go").expect("a task");
-            assert!(ended.is_ok(), "h2 {h2}: {ended:?}");
-        }
-        let mut used = caller.h1().await;
-        for _ in 0..12 {
-            assert_eq!(used.get("/").await.told(), "200", "a connection in use is not idle");
-            tokio::time::sleep(PACE).await;
-        }
-        drop(used);
-        // Idleness is no event: the next that comes is that of the connection which follows.
+            assert!(ended.is_ok(), "{ended:?}");
+        };
+        let used = async |mut channel: Channel| {
+            for _ in 0..10 {
+                assert_eq!(channel.get("/").await.told(), "200", "a connection in use is not idle");
+                tokio::time::sleep(PACE).await;
+            }
+        };
+        tokio::join!(idle(caller.h1().await), idle(caller.h2().await), used(caller.h1().await), used(caller.h2().await));
+        // Idleness is no event: the next one is that of the caller who comes after.
         let _ = caller.named("nobody.localhost").refusal().await;
+        event(&mut stage, &["gateway.started"]).await;
         let told = event(&mut stage, &[r#""severity":"notice""#]).await;
-        assert!(told.contains("unknown-server-name") || told.contains("gateway.started"), "{told}");
+        assert!(told.contains("unknown-server-name"), "{told}");
+    });
+}
+
+#[test]
+fn trap_an_h2_connection_is_not_kept_by_pings_nor_by_a_head_without_end() {
+    let stage = open(&hasty());
+    run(async {
+        let caller = Caller::new(&stage, [2, 1]);
+        let (mut pinging, mut half) = (caller.h2_wire().await, caller.h2_wire().await);
+        pinging.write_all(&preface()).await.expect("a reader");
+        half.write_all(&[preface(), frame(HEADERS, END_STREAM, 1, &get_root())].concat()).await.expect("a reader");
+        let (ping, more) = (frame(PING, 0, 0, &[7; 8]), frame(CONTINUATION, 0, 1, b""));
+        tokio::join!(drip_frames(&mut pinging, &ping), drip_frames(&mut half, &more));
+        assert_eq!(stage.portal.seen.requests.load(Ordering::SeqCst), 0);
+    });
+}
+
+#[test]
+fn an_h2_body_that_stalls_ends_its_stream_and_no_other() {
+    let stage = open(&hasty());
+    run(async {
+        let mut wire = Caller::new(&stage, [2, 1]).h2_wire().await;
+        let stalled = frame(HEADERS, END_HEADERS, 1, &post_echo());
+        let whole = frame(HEADERS, END_HEADERS | END_STREAM, 3, &get_root());
+        wire.write_all(&[preface(), stalled, whole].concat()).await.expect("a reader");
+        let ends = |frames: &[Frame], stream| {
+            frames.iter().any(|frame| frame.stream == stream && (frame.kind == RST_STREAM || frame.flags & END_STREAM != 0))
+        };
+        let frames = frames_until(&mut wire, |frames| ends(frames, 1) && ends(frames, 3)).await;
+        assert!(frames.iter().all(|frame| frame.kind != GOAWAY), "{frames:?}");
+        let reset =
+            |stream| frames.iter().any(|frame| frame.stream == stream && frame.kind == RST_STREAM && frame.payload != [0; 4]);
+        assert!(!reset(3), "{frames:?}");
+    });
+}
+
+#[test]
+fn a_flood_of_pings_whose_answers_nobody_takes_is_cut() {
+    let mut stage = open(&hasty());
+    run(async {
+        let mut wire = Caller::new(&stage, [2, 1]).h2_wire().await;
+        wire.write_all(&preface()).await.expect("a reader");
+        let pings = frame(PING, 0, 0, &[7; 8]).repeat(1000);
+        let flood = async { while wire.write_all(&pings).await.is_ok() {} };
+        tokio::time::timeout(LET_GO, flood).await.expect("let go");
+        event(&mut stage, &[r#""event":"protocol.error""#, r#""client":"127.0.2.1""#]).await;
+        assert_eq!(Caller::new(&stage, [2, 2]).get("/").await.told(), "200");
     });
 }
 
@@ -459,6 +527,15 @@ fn what_is_not_http_1_gets_a_bare_400_and_an_event() {
     });
 }
 
+/// Waits until each list of texts was found in an event's line, in whatever order they come.
+async fn all_told(stage: &mut Stage, wanted: &[&[&str]]) {
+    let mut left = wanted.to_vec();
+    while !left.is_empty() {
+        let line = event(stage, &[]).await;
+        left.retain(|texts| !texts.iter().all(|text| line.contains(text)));
+    }
+}
+
 /// Sends a byte at a time until the gateway lets go, in spite of every sign of life.
 async fn drip(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), bytes: &[u8]) {
     let (mut from, mut to) = tokio::io::split(stream);
@@ -475,6 +552,18 @@ async fn drip(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), bytes: &[u8]) 
         () = sent => {}
         let_go = tokio::time::timeout(LET_GO, until_closed(&mut from)) => drop(let_go.expect("let go")),
     }
+}
+
+/// Sends a frame over and over until the gateway lets go, in spite of every sign of life.
+async fn drip_frames(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), frame: &[u8]) {
+    let (mut from, mut to) = tokio::io::split(stream);
+    let sent = async {
+        while to.write_all(frame).await.is_ok() && to.flush().await.is_ok() {
+            tokio::time::sleep(PACE).await;
+        }
+    };
+    let (_, told) = tokio::join!(sent, tokio::time::timeout(LET_GO, until_closed(&mut from)));
+    told.expect("let go");
 }
 
 async fn let_go(stream: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
@@ -497,6 +586,7 @@ async fn freed(caller: &Caller) {
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
+const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;

@@ -401,6 +401,28 @@ fn the_set_that_vouches_gives_tenant_kind_and_roles_and_no_set_speaks_on_another
 }
 
 #[test]
+fn an_address_ban_does_not_hold_who_proves_who_he_is_and_holds_who_does_not() {
+    let stage = open(&format!("{BASE}{SITES}"));
+    run(async {
+        told(&stage, &["bans", "add", "127.0.1.1", "--for", "1h", "--reason", "abuse"]);
+        let caller = Caller::new(&stage, [1, 1]);
+        for (certificate, expected) in
+            [("good", "200"), ("revoked", "403 banned"), ("expired", "403 banned"), ("foreign", "403 banned")]
+        {
+            let caller = caller.clone().with(certificate);
+            assert_eq!(caller.get("/").await.told(), expected, "{certificate}");
+            assert_eq!(caller.h2().await.get("/api/orders").await.told(), expected, "{certificate} over h2");
+        }
+        assert_eq!(caller.get("/").await.told(), "403 banned");
+        let mut live = caller.with("good").h2().await;
+        assert_eq!(live.get("/").await.told(), "200");
+        stage.pki.write_crl(2, &[66, 10]).expect("a CRL");
+        told(&stage, &["reload"]);
+        assert_eq!(live.get("/").await.told(), "403 banned", "what proves nothing any more, passes nothing");
+    });
+}
+
+#[test]
 fn a_root_in_two_sets_refuses_the_config() {
     let stage = open(&format!("{BASE}{SITES}"));
     let reload = rewrite(&stage, |text| {

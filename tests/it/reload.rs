@@ -252,7 +252,7 @@ fn no_request_stream_websocket_ban_limit_or_guess_is_lost_under_reloads_with_loa
                     assert_eq!(line.send(browser("GET", "/public"), "").await.expect("HTTP/1 kept").status, 200);
                     assert_eq!(streams.send(browser("GET", "/public"), "").await.expect("HTTP/2 kept").status, 200);
                     socket.echo(&format!("turn {turn}")).await.expect("a WebSocket kept");
-                    if turn % 8 == 0 {
+                    if turn.is_multiple_of(8) {
                         assert_eq!(visitor.get("/public").await.expect("a new connection").status, 200);
                     }
                     turn += 1;
@@ -265,7 +265,7 @@ fn no_request_stream_websocket_ban_limit_or_guess_is_lost_under_reloads_with_loa
             let before = answered.load(Ordering::SeqCst);
             let reload = tokio::task::block_in_place(|| {
                 rewrite(&stage, |_| match round % 4 {
-                    0 => good.replace("burst = 100", "burst = 99"),
+                    0 => good.replace("[limit.slow]", "[limit.first]\nkey = \"client\"\nrate = \"9/min\"\n[limit.slow]"),
                     1 => format!("{good}\n[caps]\nheaders = 90\n"),
                     2 => good.replace("path = \"/\"\n", "path = \"/\"\n  client_cert = \"nonsense\"\n"),
                     _ => good.clone(),

@@ -128,7 +128,7 @@ fn approve(socket: &Path, _round: u64, turn: u64, told: &Mutex<Acknowledged>) ->
     note(&id, "signed", "");
     let token = value(&admin(socket, "POST", &format!("/approvals/{id}/activate"), "")?.1, "token");
     note(&id, "active", &token);
-    if turn % 2 == 0 {
+    if turn.is_multiple_of(2) {
         assert_eq!(admin(socket, "POST", &format!("/approvals/{id}/revoke"), "")?.0, 200);
         note(&id, "revoked", &token);
     }

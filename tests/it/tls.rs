@@ -16,8 +16,8 @@ use rustls::{HandshakeKind, NamedGroup, ProtocolVersion};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::client::TlsStream;
 
-use crate::support::caller::{BOTH, Caller, Channel, TLS12, TLS13, open_with, until_closed};
-use crate::support::{BASE, browser, doorward, event, open, run, told};
+use crate::support::caller::{BOTH, Caller, Channel, TLS12, TLS13, alert, open_with, until_closed};
+use crate::support::{BASE, browser, doorward, event, open, rewrite, run, told};
 
 /// Open sites, one with client certificates, one under a wildcard.
 const SITES: &str = r#"
@@ -231,6 +231,40 @@ const CROSSINGS: &[(&str, &str, &str)] = &[
 ];
 
 #[test]
+fn trap_a_connection_stays_with_the_name_of_its_handshake_when_sites_move_or_go_on_a_reload() {
+    let stage = open(&format!("{BASE}{SITES}"));
+    run(async {
+        let caller = Caller::new(&stage, [1, 1]);
+        let mut live = caller.h2().await;
+        let mut tenant = caller.clone().named("a.tenants.localhost").h1().await;
+        assert_eq!(live.get("/").await.told(), "200");
+        let start = |text: &str| text.find("\n[[site]]").expect("sites");
+        let sites = |text: &str| text[start(text)..].split("\n[[site]]").skip(1).map(str::to_owned).collect::<Vec<_>>();
+        let write = |text: &str, sites: &[String]| {
+            let sites = sites.iter().map(|site| format!("\n[[site]]{site}")).collect::<String>();
+            format!("{}{sites}", &text[..start(text)])
+        };
+        let reversed = |text: String| write(&text, &sites(&text).into_iter().rev().collect::<Vec<_>>());
+        assert!(rewrite(&stage, reversed).status.success());
+        for host in ["other.localhost", "a.tenants.localhost", "partners.localhost", "nobody.example"] {
+            assert_eq!(live.get_of(host).await.told(), "421 misdirected", "{host}");
+        }
+        assert_eq!(live.get("/").await.told(), "200", "its own site still answers");
+        assert_eq!(tenant.get("/").await.told(), "200", "its own site still answers");
+
+        let without = |text: String| {
+            let left: Vec<_> = sites(&text).into_iter().filter(|site| !site.contains("[\"localhost\"]")).collect();
+            write(&text, &left)
+        };
+        assert!(rewrite(&stage, without).status.success());
+        for host in ["localhost", "other.localhost", "a.tenants.localhost", "partners.localhost"] {
+            assert_eq!(live.get_of(host).await.told(), "421 misdirected", "{host}, after the site is gone");
+        }
+        assert_eq!(tenant.get("/").await.told(), "200");
+    });
+}
+
+#[test]
 fn without_sni_the_host_picks_among_sites_that_ask_for_no_certificate() {
     let stage = open(&format!("{BASE}{SITES}"));
     run(async {
@@ -296,6 +330,42 @@ fn trap_a_ticket_outlives_a_reload_that_changes_nothing_and_dies_with_the_client
             assert_eq!(kind(&caller, &open_site).await, HandshakeKind::Resumed, "another site's CRL is no matter here");
         }
     });
+}
+
+#[test]
+fn trap_a_ticket_from_before_a_site_asked_for_certificates_opens_nothing_after() {
+    for (versions, refusal) in [(TLS13, "CertificateRequired"), (TLS12, "CertificateRequired")] {
+        let stage = open(&format!("{BASE}{SITES}"));
+        run(async {
+            let caller = Caller::new(&stage, [1, 1]).versions(versions);
+            let optional = caller.clone().named("partners.localhost");
+            let (open_site, asked) = (Arc::new(caller.config()), Arc::new(optional.config()));
+            let mut live = caller.h1().await;
+            assert_eq!(live.get("/").await.told(), "200");
+            assert_eq!(kind(&caller, &open_site).await, HandshakeKind::Full);
+            assert_eq!(kind(&caller, &open_site).await, HandshakeKind::Resumed);
+            assert_eq!(kind(&optional, &asked).await, HandshakeKind::Full);
+            assert_eq!(kind(&optional, &asked).await, HandshakeKind::Resumed);
+            let required = |text: String| {
+                text.replace("\"optional\"", "\"required\"").replace(
+                    "hosts = [\"localhost\"]",
+                    "hosts = [\"localhost\"]\nclient_ca = [\"acme\"]\nclient_cert = \"required\"",
+                )
+            };
+            assert!(rewrite(&stage, required).status.success());
+            for (caller, config) in [(&caller, &open_site), (&optional, &asked)] {
+                let refused = match caller.shake_with(config).await {
+                    Err(error) => alert(&error),
+                    Ok(mut stream) => {
+                        assert_eq!(stream.get_ref().1.handshake_kind(), Some(HandshakeKind::Full));
+                        alert(&stream.read(&mut [0]).await.expect_err("no session without a certificate"))
+                    }
+                };
+                assert!([refusal, "HandshakeFailure"].contains(&refused.as_str()), "{refused}");
+            }
+            assert_eq!(live.get("/").await.told(), "403 client-cert-required", "a connection from before");
+        });
+    }
 }
 
 #[test]

@@ -110,6 +110,34 @@ pub fn told(stage: &Stage, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).expect("text").trim().to_owned()
 }
 
+/// Requests, signs and activates an approval on the command line: its id and its token. `localhost` and GET where the terms
+/// name no other.
+pub fn approve(stage: &Stage, terms: &[&str]) -> (String, String) {
+    let id = request(stage, terms);
+    sign(stage, &id);
+    let token = told(stage, &["approvals", "activate", &id]);
+    (id, token)
+}
+
+/// Only the request.
+pub fn request(stage: &Stage, terms: &[&str]) -> String {
+    let mut arguments = vec!["approvals", "request", "--kind", "bot", "--name", "acme-sync", "--owner", "Acme Ltd"];
+    arguments.extend(["--contact", "ops@acme.example", "--purpose", "nightly order import"]);
+    for (option, usual) in [("--site", "localhost"), ("--method", "GET"), ("--until", "2100-12-31"), ("--path", "/echo")] {
+        if !terms.contains(&option) {
+            arguments.extend([option, usual]);
+        }
+    }
+    arguments.extend(terms);
+    told(stage, &arguments)
+}
+
+/// Alice signs.
+pub fn sign(stage: &Stage, id: &str) {
+    let key = cert(stage, "alice.key").display().to_string();
+    told(stage, &["approvals", "sign", id, "--signer", "alice", "--key", &key]);
+}
+
 /// Waits for an event whose JSON line holds every one of the texts.
 pub async fn event(stage: &mut Stage, texts: &[&str]) -> String {
     loop {
