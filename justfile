@@ -22,6 +22,10 @@ lint:
 bench:
     cargo bench --bench decide --bench limits --bench bans
 
+# Beside nginx, haproxy and envoy; see benches/peers/README.md.
+bench-peers *args:
+    benches/peers/run.py {{ args }}
+
 # Rewrites the expected messages of tests/config/bad; read the diff.
 bless:
     DOORWARD_BLESS=1 cargo test --test it config
