@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::TryFutureExt as _;
 use http::{Request, Response, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -164,14 +165,16 @@ fn receive(request: Request<Incoming>) -> (Request<Inbound>, Unread) {
     (Request::from_parts(head, body), unread)
 }
 
-async fn answer(
+/// No `async fn`: that would hold the future of the whole request twice, as its argument and as what it awaits.
+fn answer(
     in_flight: InFlight,
     unread: Unread,
     response: impl Future<Output = Result<Response<Body>, Dropped>>,
-) -> Result<Response<Answer>, Dropped> {
-    let response = response.await?;
-    let pace = PACE.try_with(Arc::clone).ok();
-    Ok(response.map(|body| Answer { body, pace, _unread: unread, _in_flight: in_flight }))
+) -> impl Future<Output = Result<Response<Answer>, Dropped>> {
+    response.map_ok(|response| {
+        let pace = PACE.try_with(Arc::clone).ok();
+        response.map(|body| Answer { body, pace, _unread: unread, _in_flight: in_flight })
+    })
 }
 
 /// An answer's body: the request is in flight until it ends, and what was not read of it is kept.
@@ -234,7 +237,8 @@ where
     fn execute(&self, stream: F) {
         let stall = self.stall;
         let pace = Arc::<Pace>::default();
-        tokio::spawn(PACE.scope(Arc::clone(&pace), paced(stream, pace, stall)));
+        // Boxed before it is wrapped: each layer of a task moves what it holds, and a stream holds a whole request.
+        tokio::spawn(PACE.scope(Arc::clone(&pace), paced(Box::pin(stream), pace, stall)));
     }
 }
 
