@@ -9,3 +9,4 @@ mod framing;
 mod headers;
 mod support;
 mod upgrade;
+mod upstream_faults;
