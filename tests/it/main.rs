@@ -7,6 +7,7 @@ mod config;
 mod forward;
 mod framing;
 mod headers;
+mod pass_through;
 mod support;
 mod upgrade;
 mod upstream_faults;
