@@ -194,9 +194,32 @@ fn a_websocket_keeps_order_close_codes_and_ends_for_both() {
     });
 }
 
+#[test]
+fn a_client_that_speaks_the_moment_it_is_answered_is_never_taken_for_one_that_spoke_early() {
+    let stage = open(&format!("{BASE}{OPEN_SITE}"));
+    run(async {
+        for round in 0..40 {
+            let eager = (0..8u8).map(|at| {
+                let stage = &stage;
+                async move {
+                    let mut socket = socket_from(stage, [10 + at, round]).await;
+                    socket.send(Message::text(format!("{at}"))).await.unwrap();
+                    let back = tokio::time::timeout(PATIENCE, socket.next()).await.expect("no hang");
+                    assert_eq!(back.expect("cut off").unwrap(), Message::text(format!("{at}")));
+                }
+            });
+            futures_util::future::join_all(eager).await;
+        }
+    });
+}
+
 async fn socket(stage: &Stage) -> Socket {
+    socket_from(stage, [1, 1]).await
+}
+
+async fn socket_from(stage: &Stage, from: [u8; 2]) -> Socket {
     use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-    let stream = Visitor::new(stage, [1, 1]).tls().await.unwrap();
+    let stream = Visitor::new(stage, from).tls().await.unwrap();
     let mut request = "wss://localhost/ws".into_client_request().unwrap();
     request.headers_mut().insert("user-agent", "Mozilla/5.0".parse().unwrap());
     let (socket, _) = tokio_tungstenite::client_async(request, stream).await.unwrap();
