@@ -158,7 +158,10 @@ fn https_upstreams_speak_what_they_offer_and_see_the_gateways_certificate() {
         }
         for path in ["/misnamed/x", "/foreign/x", "/certless/x"] {
             let refused = visitor.get(path).await.unwrap();
-            assert_eq!(refused.told(), "503 upstream-unavailable", "{path}");
+            // TLS 1.3 refuses a missing certificate only after the gateway's side of the handshake is done.
+            let expected: &[&str] = if path == "/certless/x" { &["502", "503"] } else { &["503"] };
+            assert!(expected.contains(&refused.status.as_str()), "{path}: {}", refused.told());
+            assert!(refused.told().ends_with("upstream-unavailable"), "{path}: {}", refused.told());
             discreet(&refused, &["elsewhere", "certificate", "tls"]);
         }
         assert_eq!(*versions.lock().unwrap(), ["HTTP/2.0 /h2/x", "HTTP/1.1 /h1/x"]);
