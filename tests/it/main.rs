@@ -6,8 +6,6 @@ mod approvals;
 mod architecture;
 mod cert_abuse;
 mod cli;
-#[path = "../common/mod.rs"]
-#[allow(dead_code)]
 mod common;
 mod config;
 mod demo;
@@ -22,6 +20,7 @@ mod limits;
 mod logins;
 mod metrics;
 mod mtls;
+mod pass_through;
 mod plain;
 mod proxy_protocol;
 mod records;
@@ -32,3 +31,4 @@ mod tls;
 mod tls_abuse;
 mod trusted_proxy;
 mod upgrade;
+mod upstream_faults;
