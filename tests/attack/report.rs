@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use comfy_table::presets::ASCII_BORDERS_ONLY_CONDENSED;
-use comfy_table::{ContentArrangement, Table};
+use comfy_table::Table;
+use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use doorward::cli::demo::stage::Pki;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -157,7 +157,7 @@ impl Report {
     /// Prints the table and the totals; true when everything held.
     pub fn print(&self) -> bool {
         let mut table = Table::new();
-        table.load_preset(ASCII_BORDERS_ONLY_CONDENSED).set_content_arrangement(ContentArrangement::Disabled);
+        table.load_style(UTF8_HORIZONTAL_ONLY);
         table.set_header(["section", "case", "expected", "seen", "memory", "honest clients", "verdict"]);
         for row in self.rows.iter().filter(|row| !row.held || !self.wanted.differences) {
             let verdict = if row.held { "held" } else { "DIFFERS" };
