@@ -26,6 +26,10 @@ lint:
 bench:
     cargo bench --bench decide --bench limits --bench bans
 
+# Fuzzes every target (or those named) for an hour in all; SECONDS_IN_ALL=60 is what CI runs.
+fuzz *targets:
+    SECONDS_IN_ALL="${SECONDS_IN_ALL:-3600}" fuzz/run-short.sh {{ targets }}
+
 # Rewrites the expected messages of tests/config/bad; read the diff.
 bless:
     DOORWARD_BLESS=1 cargo test --test it config

@@ -20,6 +20,17 @@
 //! **The roof.** [`server`] wires it all: `prepare` may fail and touches nothing live, `commit` cannot fail. [`cli`] is the
 //! command line, and the demo.
 #![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::print_stdout,
+        clippy::print_stderr
+    )
+)]
 
 pub mod clock;
 pub mod net;

@@ -203,6 +203,10 @@ table! {
         health: HealthTable = absent,
         /// How long the gateway waits for the servers.
         timeouts: TimeoutsTable = {},
+        /// Connections that one server is given at most, over all workers; health checks come on top.
+        connections: Int<1, 1_000_000> = 256,
+        /// How long a request waits for one of them when all are busy, before it is answered 503.
+        queue: Period = "1s",
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Stdout, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -417,13 +417,15 @@ impl Write for Inner {
     }
 }
 
-fn append(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o640)
-        .open(path)
-        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+pub(super) fn append(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    // A named pipe without a reader would hold whoever opens it for writing alone: a start, a reload.
+    if std::fs::metadata(path).is_ok_and(|found| found.file_type().is_fifo()) {
+        options.read(true).write(true)
+    } else {
+        options.append(true).create(true).mode(0o640)
+    };
+    options.open(path).map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
 }
 
 #[cfg(test)]
@@ -445,6 +447,14 @@ mod tests {
         assert_eq!(metrics.dropped_so_far(), 7);
         let last = messages.try_iter().last();
         assert!(matches!(last, Some(Message::Event { lane: Lane::Security, .. })));
+    }
+
+    #[test]
+    fn a_named_pipe_that_nobody_reads_holds_nobody_who_opens_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        append(&pipe).unwrap();
     }
 
     #[test]

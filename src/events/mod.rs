@@ -104,9 +104,11 @@ pub enum Event {
         route: Name,
         client: IpAddr,
     },
-    /// A bounded table folded or refused a key.
+    /// A bounded table folded or refused keys since it was last told.
     TableOverflow {
         table: &'static str,
+        keys: u64,
+        /// What stood in for them.
         into: String,
     },
     ApprovalChanged {
@@ -168,6 +170,8 @@ pub enum GuessScope {
 pub enum ConnectionCause {
     Banned,
     TooManyConnections,
+    /// At rest when places ran short, and given up for another connection.
+    Shed,
     TooManyFromClient,
     TooManyHandshakes,
     ProxyHeaderMissing,
@@ -297,6 +301,49 @@ impl Events {
     }
 }
 
+impl RequestRecord {
+    /// A record of a request of which nothing is known but when, from where and how it came.
+    pub fn begun(
+        decision: DecisionId,
+        at: Timestamp,
+        generation: u64,
+        [client, peer]: [IpAddr; 2],
+        version: http::Version,
+    ) -> Self {
+        Self {
+            decision,
+            at,
+            generation,
+            client,
+            peer,
+            method: http::Method::GET,
+            host: String::new(),
+            path: String::new(),
+            version,
+            route: None,
+            status: 0,
+            reason: None,
+            cause: None,
+            identity: None,
+            approval: None,
+            bot: None,
+            upstream: None,
+            tls: None,
+            bytes_in: 0,
+            bytes_out: 0,
+            took: Duration::ZERO,
+            cut: false,
+            user_agent: None,
+            referer: None,
+        }
+    }
+}
+
+/// Whether a log file can be opened; makes it when it is missing. Never waits, also not on a named pipe. Errors name the file.
+pub fn probe(path: &std::path::Path) -> io::Result<()> {
+    log::append(path).map(drop)
+}
+
 impl DecisionId {
     /// A fresh id: 48 bits of milliseconds, 48 random bits a thread, a 32-bit count. Unique and ordered, not secret; no system
     /// call, no lock.
@@ -342,9 +389,10 @@ impl GuessScope {
 
 impl ConnectionCause {
     /// Every cause, in the order of declaration.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Banned,
         Self::TooManyConnections,
+        Self::Shed,
         Self::TooManyFromClient,
         Self::TooManyHandshakes,
         Self::ProxyHeaderMissing,
@@ -361,6 +409,7 @@ impl ConnectionCause {
         match self {
             Self::Banned => "banned",
             Self::TooManyConnections => "too-many-connections",
+            Self::Shed => "shed",
             Self::TooManyFromClient => "too-many-from-client",
             Self::TooManyHandshakes => "too-many-handshakes",
             Self::ProxyHeaderMissing => "proxy-header-missing",

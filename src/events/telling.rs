@@ -33,7 +33,10 @@ pub(super) enum Count<'a> {
     BanMade,
     BanLifted,
     LimitShadowed(&'a str),
-    TableOverflow(&'static str),
+    TableOverflow {
+        table: &'static str,
+        keys: u64,
+    },
     ReloadFailed,
     Generation(u64),
     UpstreamUp {
@@ -146,10 +149,13 @@ impl Event {
                 .text("limit", limit)
                 .text("route", route)
                 .shown("client", client),
-            Self::TableOverflow { table, into } => Telling::new("table.overflow", Warning, Count::TableOverflow(table))
-                .clauses(&["O16"])
-                .text("table", table)
-                .text("into", into),
+            Self::TableOverflow { table, keys, into } => {
+                Telling::new("table.overflow", Warning, Count::TableOverflow { table, keys: *keys })
+                    .clauses(&["O16"])
+                    .text("table", table)
+                    .number("keys", *keys)
+                    .text("into", into)
+            }
             Self::ApprovalChanged { id, action, by, reason } => Telling::new("approval.changed", Notice, Count::Nothing)
                 .clauses(if matches!(*action, "revoked" | "suspended") { &["C13", "C7"] } else { &["C13"] })
                 .text("id", id)

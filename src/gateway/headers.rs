@@ -134,6 +134,11 @@ pub fn towards_client(headers: &mut HeaderMap, decision: DecisionId, host: &str)
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     }
     headers.insert(DOORWARD_DECISION, decision_value(decision));
+    demand_tls(headers, host);
+}
+
+/// RFC 6797 on every answer of a named host, the gateway's own refusals included; the application's own line stands.
+pub fn demand_tls(headers: &mut HeaderMap, host: &str) {
     if is_named_host(host) && !headers.contains_key(STRICT_TRANSPORT_SECURITY) {
         headers.insert(STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=31536000"));
     }

@@ -30,6 +30,11 @@ pub(super) fn load(path: &Path) -> Result<Vec<Crl>, FileError> {
     pem::crls(path)?.iter().map(|der| parse(der).map_err(|error| error.in_file(path))).collect()
 }
 
+/// How many lists a file's bytes hold. Fails closed, as [`load`] does.
+pub(super) fn count(bytes: &[u8]) -> Result<usize, FileError> {
+    pem::crls_in(bytes)?.iter().map(|der| parse(der)).collect::<Result<Vec<_>, _>>().map(|lists| lists.len())
+}
+
 /// A list comes from outside and a parser has panicked on one before (RUSTSEC-2026-0104): that too is only an error here.
 fn parse(der: &[u8]) -> Result<Crl, FileError> {
     catch_unwind(|| parse_unguarded(der)).unwrap_or_else(|_| Err(FileError::bare("holds a CRL on which the parser gave up")))
@@ -57,6 +62,9 @@ fn reason(error: &webpki::Error) -> String {
     match error {
         webpki::Error::UnsupportedDeltaCrl => "it is a delta list; give the complete one".to_owned(),
         webpki::Error::UnsupportedIndirectCrl => "it is an indirect list; give the issuer's own".to_owned(),
+        webpki::Error::UnsupportedCrlIssuingDistributionPoint => {
+            "its scope (issuingDistributionPoint) names no distribution point by full name".to_owned()
+        }
         webpki::Error::UnsupportedCrlVersion => "it is not of version 2".to_owned(),
         other => format!("{other:?}"),
     }

@@ -172,6 +172,18 @@ impl TlsState {
     }
 }
 
+/// How many certificates the text of a PEM file holds; the `Err` says what is wrong with it. Fails closed: any other or
+/// damaged block refuses the whole text.
+pub fn count_certificates(text: &[u8]) -> Result<usize, String> {
+    pem::certificates_in(text).map(|found| found.len()).map_err(|error| error.message)
+}
+
+/// How many usable revocation lists the bytes of a PEM or DER file hold; the `Err` says what is wrong with them. Fails closed:
+/// one list that cannot be parsed refuses them all.
+pub fn count_crls(bytes: &[u8]) -> Result<usize, String> {
+    crl::count(bytes).map_err(|error| error.message)
+}
+
 /// Names of an unverified leaf, for events.
 pub fn describe(leaf: &CertificateDer<'_>) -> (String, String) {
     names::describe(leaf)

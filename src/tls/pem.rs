@@ -31,12 +31,15 @@ enum Wanted {
 
 /// All certificates of a PEM file, in order; at least one. Fails closed: any other or damaged block refuses the file.
 pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, FileError> {
-    let text = read(path, MAX_FILE, |_| Ok(()))?;
-    let certificates =
-        items(&text, Wanted::Certificates).map_err(|error| error.in_file(path))?.into_iter().filter_map(|item| match item {
-            Item::X509Certificate(der) => Some(der),
-            _ => None,
-        });
+    certificates_in(&read(path, MAX_FILE, |_| Ok(()))?).map_err(|error| error.in_file(path))
+}
+
+/// The same of a file's text.
+pub(super) fn certificates_in(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, FileError> {
+    let certificates = items(text, Wanted::Certificates)?.into_iter().filter_map(|item| match item {
+        Item::X509Certificate(der) => Some(der),
+        _ => None,
+    });
     Ok(certificates.collect())
 }
 
@@ -63,12 +66,16 @@ pub(super) fn private_key(path: &Path) -> Result<Zeroizing<PrivateKeyDer<'static
 
 /// All CRLs of a file, PEM or DER; at least one. Fails closed: any other or damaged block refuses the file.
 pub(super) fn crls(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, FileError> {
+    crls_in(&read(path, MAX_CRL_FILE, |_| Ok(()))?).map_err(|error| error.in_file(path))
+}
+
+/// The same of a file's bytes.
+pub(super) fn crls_in(text: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, FileError> {
     const DER_SEQUENCE: u8 = 0x30;
-    let text = read(path, MAX_CRL_FILE, |_| Ok(()))?;
     if text.first() == Some(&DER_SEQUENCE) {
         return Ok(vec![CertificateRevocationListDer::from(text.to_vec())]);
     }
-    let crls = items(&text, Wanted::Crls).map_err(|error| error.in_file(path))?.into_iter().filter_map(|item| match item {
+    let crls = items(text, Wanted::Crls)?.into_iter().filter_map(|item| match item {
         Item::Crl(der) => Some(der),
         _ => None,
     });

@@ -1,11 +1,34 @@
 //! One integration binary, one file a promise.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod answers;
+mod approvals;
 mod architecture;
+mod cert_abuse;
+mod cli;
 #[path = "../common/mod.rs"]
 #[allow(dead_code)]
 mod common;
 mod config;
+mod demo;
+mod door;
+mod drain;
+mod forward;
+mod framing;
 mod framing_table;
+mod headers;
 mod http2_abuse;
+mod limits;
+mod logins;
+mod metrics;
+mod mtls;
+mod plain;
+mod proxy_protocol;
+mod records;
+mod reload;
+mod state;
 mod support;
+mod tls;
 mod tls_abuse;
+mod trusted_proxy;
+mod upgrade;

@@ -152,9 +152,9 @@ impl Course {
             self.phase = Phase::InFlight;
         }
         match (self.phase, self.patience.protocol) {
-            (Phase::InFlight, _) if watch.in_flight() == 0 => self.rest(),
+            (Phase::InFlight, _) if watch.in_flight() == 0 => self.rest(watch),
             // HTTP/2 shows no head in the making; its preface is all that a new connection owes.
-            (Phase::Head(_), Protocol::Http2) if watch.spoke() => self.rest(),
+            (Phase::Head(_), Protocol::Http2) if watch.spoke() => self.rest(watch),
             (Phase::Idle(_), Protocol::Http1) if heard => self.phase = Phase::Head(Instant::now() + self.patience.head),
             _ => {}
         }
@@ -164,7 +164,7 @@ impl Course {
                 self.blocked = None;
                 // The wait for a slow reader was no idleness.
                 if matches!(self.phase, Phase::Idle(_)) {
-                    self.rest();
+                    self.rest(watch);
                 }
             }
             (Some(written), Some((_, before))) if written == before => {}
@@ -172,8 +172,9 @@ impl Course {
         }
     }
 
-    fn rest(&mut self) {
+    fn rest(&mut self, watch: &Watch) {
         let now = Instant::now();
+        watch.rest(now);
         self.phase = if self.leaving { Phase::Goodbye(now + GOODBYE) } else { Phase::Idle(now + self.patience.idle) };
     }
 
@@ -189,7 +190,7 @@ impl Course {
             Phase::Goodbye(_) => Some(End::Idle),
             Phase::Idle(_) | Phase::InFlight => {
                 self.leaving = true;
-                self.rest();
+                self.rest(watch);
                 None
             }
         }

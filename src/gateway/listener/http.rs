@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, HeaderValue};
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -76,7 +76,7 @@ where
         if let Some(cause) = doubt {
             request.extensions_mut().insert(Ambiguous(cause));
         }
-        let answer = answer(in_flight, unread, handle(request));
+        let answer = answer(in_flight, unread, false, handle(request));
         async move {
             let mut answer = answer.await?;
             if doubt.is_some() {
@@ -126,7 +126,7 @@ where
 {
     let service = service_fn(|request| {
         let (request, unread) = receive(request);
-        answer(watch.begin(), unread, handle(request))
+        answer(watch.begin(), unread, true, handle(request))
     });
     let (io, place) = Sifted::new(io, Frames::new(Arc::clone(watch)));
     let connection = http2::Builder::new(Streams { stall: terms.deadlines.body, watch: Arc::clone(watch) })
@@ -167,6 +167,15 @@ pub(super) fn breach(error: &hyper::Error) -> Option<String> {
     source.contains("error detected").then_some(source)
 }
 
+/// The bare status with which hyper answers what it cannot parse; `None` where it only ends the connection (HTTP/2).
+pub(super) fn bare_status(error: &hyper::Error) -> Option<StatusCode> {
+    if error.is_parse_too_large() {
+        Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
+    } else {
+        error.is_parse().then_some(StatusCode::BAD_REQUEST)
+    }
+}
+
 impl Terms<'_> {
     fn patience(&self, protocol: Protocol) -> Patience {
         let Deadlines { head, idle, body, .. } = *self.deadlines;
@@ -184,9 +193,13 @@ fn receive(request: Request<Incoming>) -> (Request<Inbound>, Unread) {
 async fn answer(
     in_flight: InFlight,
     unread: Unread,
+    h2: bool,
     response: impl Future<Output = Result<Response<Body>, Dropped>>,
 ) -> Result<Response<Answer>, Dropped> {
     let response = response.await?;
+    if h2 {
+        unread.drink().await;
+    }
     let pace = PACE.try_with(Arc::clone).ok();
     Ok(response.map(|body| Answer { body, pace, _unread: unread, _in_flight: in_flight }))
 }

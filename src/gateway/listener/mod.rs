@@ -14,29 +14,34 @@ mod wire;
 
 use std::io;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::http::{Method, StatusCode, Version};
 use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::events::{ConnectionCause, Event};
+use crate::events::{ConnectionCause, DecisionId, Event, RequestRecord};
 use crate::net::ClientAddr;
+use crate::policy::Reason;
 use crate::policy::ban::BanAnswer;
 
 use self::drive::End;
 use self::handshake::Secured;
 use self::slots::{ClientSlot, Slot};
 use self::wire::{Held, Watch, Wire};
-use super::{Snapshot, Worker};
+use super::{Connection, Snapshot, Worker};
 
-pub use self::bind::{ListenerKind, Sockets, bind};
+pub use self::bind::{ListenerKind, Sockets, bind, vacant};
+pub use self::proxy::{Source as ProxySource, read as read_proxy_header};
 pub use self::slots::Slots;
 
-/// Accepts until `stop`, then lets what is open finish until the deadline, then cuts it. Returns how many were cut.
+/// Accepts until `stop`, then lets what is open finish until `deadlines.drain`, then cuts it. Returns how many were cut.
 /// Runs on the worker's own current-thread runtime (`tokio::task::spawn` stays on it).
 pub async fn serve(
     worker: Arc<Worker>,
@@ -44,7 +49,6 @@ pub async fn serve(
     kind: ListenerKind,
     slots: Arc<Slots>,
     stop: CancellationToken,
-    drain: Duration,
 ) -> usize {
     let door = Arc::new(Door {
         worker,
@@ -62,7 +66,22 @@ pub async fn serve(
             stop.cancelled().await;
         }
     }
-    door.drain(drain).await
+    // As it is by now: a reload may have changed it since this door opened.
+    let within = door.worker.gateway.snapshot.load().config.deadlines.drain;
+    door.drain(within).await
+}
+
+/// Speaks HTTP on a connection whose handshake is done, over any stream, to its end: what [`serve`] does once it has a
+/// [`Connection`]. It lives without slots, so that a test or a fuzz target can hold it over memory.
+pub async fn speak<IO>(worker: &Arc<Worker>, connection: Arc<Connection>, stream: IO, h2: bool, stop: &CancellationToken)
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let watch = Arc::<Watch>::default();
+    let wire = Wire::new(stream, Bytes::new(), Arc::clone(&watch), None);
+    let (peer, client) = (connection.peer, connection.client.ip);
+    let end = converse(worker, connection, wire, h2, &watch, stop).await;
+    tell(worker, end, &watch, peer, client);
 }
 
 /// One listener of one worker.
@@ -148,7 +167,8 @@ impl Door {
 
     /// The cheap checks, before a byte is read or a task made.
     fn greet(self: &Arc<Self>, stream: TcpStream, peer: IpAddr) {
-        let (slot, guest) = match self.admit(peer) {
+        let watch = Arc::<Watch>::default();
+        let (slot, guest) = match self.admit(&watch, peer) {
             Ok(admitted) => admitted,
             Err(cause) => return self.turn_away(&stream, peer, None, cause),
         };
@@ -156,23 +176,36 @@ impl Door {
         let _ = stream.set_nodelay(true);
         let door = Arc::clone(self);
         tokio::spawn(async move {
-            tokio::select! {
-                biased;
-                () = door.receive(stream, peer, slot, guest) => {}
-                () = door.cut.cancelled() => {}
+            let mut served = pin!(door.receive(stream, peer, slot, guest, &watch));
+            loop {
+                tokio::select! {
+                    biased;
+                    () = &mut served => break,
+                    () = door.cut.cancelled() => break,
+                    () = watch.shed.notified() => {
+                        if watch.at_rest_since().is_some() {
+                            door.emit(Event::ConnectionRefused { peer, client: None, cause: ConnectionCause::Shed });
+                            break;
+                        }
+                        door.slots.readmit(&watch);
+                    }
+                }
             }
+            // What lives on is a tunnel.
+            watch.never_rest();
         });
     }
 
-    fn admit(&self, peer: IpAddr) -> Result<(Slot, Guest), ConnectionCause> {
+    /// A banned or too busy client is turned away before anybody would give up a place for it.
+    fn admit(&self, watch: &Arc<Watch>, peer: IpAddr) -> Result<(Slot, Guest), ConnectionCause> {
         let snapshot = self.worker.gateway.snapshot.load();
-        let slot = self.slots.enter().ok_or(ConnectionCause::TooManyConnections)?;
+        let enter = |client| self.slots.enter(watch, client).ok_or(ConnectionCause::TooManyConnections);
         if snapshot.config.listen.proxy_protocol.contains(peer) {
-            return Ok((slot, Guest::Proxied));
+            return Ok((enter(None)?, Guest::Proxied));
         }
         let client = ClientAddr::new(peer, snapshot.config.ipv6_prefix);
         let client_slot = self.screen(&snapshot, client)?;
-        Ok((slot, Guest::Direct(client, client_slot)))
+        Ok((enter(Some(client.key))?, Guest::Direct(client, client_slot)))
     }
 
     /// Ban and connections of one client. Fails closed, save for those who speak for others: trusted proxies and
@@ -204,7 +237,7 @@ impl Door {
     }
 
     /// One connection, from its first byte to its last.
-    async fn receive(&self, mut stream: TcpStream, peer: IpAddr, slot: Slot, guest: Guest) {
+    async fn receive(&self, mut stream: TcpStream, peer: IpAddr, slot: Slot, guest: Guest, watch: &Arc<Watch>) {
         let (client, client_slot, ahead) = match guest {
             Guest::Direct(client, client_slot) => (client, client_slot, Bytes::new()),
             Guest::Proxied => match self.introduce(&mut stream, peer).await {
@@ -217,17 +250,19 @@ impl Door {
         if limited && !self.wait_turn(client).await {
             return self.turn_away(&stream, peer, Some(client.ip), ConnectionCause::TooManyHandshakes);
         }
-        let watch = Arc::<Watch>::default();
         let held = Held { _slot: slot, _client: client_slot, _open: self.open.token() };
-        let wire = Wire::new(stream, ahead, Arc::clone(&watch), Some(held));
+        let wire = Wire::new(stream, ahead, Arc::clone(watch), Some(held));
         let end = match self.kind {
-            ListenerKind::PlainHttp => self.refuse_plain(wire, &watch, peer, client).await,
-            ListenerKind::Https => match handshake::secure(&self.worker, wire, &watch, peer, client).await {
-                Some(secured) => self.speak(secured, &watch).await,
+            ListenerKind::PlainHttp => self.refuse_plain(wire, watch, peer, client).await,
+            ListenerKind::Https => match handshake::secure(&self.worker, wire, watch, peer, client).await {
+                Some(secured) => {
+                    watch.forget();
+                    self.speak(secured, watch).await
+                }
                 None => return,
             },
         };
-        self.tell(end, &watch, peer, client.ip);
+        tell(&self.worker, end, watch, peer, client.ip);
     }
 
     /// Reads a source's PROXY header; the client that it names is checked as if it had come itself.
@@ -254,13 +289,8 @@ impl Door {
 
     async fn speak(&self, secured: Secured, watch: &Arc<Watch>) -> End<hyper::Error> {
         let Secured { stream, connection, h2 } = secured;
-        let snapshot = self.worker.gateway.snapshot.load_full();
-        // The config alone is held: a connection must not keep an old snapshot's upstreams and keys alive.
-        let config = Arc::clone(&snapshot.config);
-        drop(snapshot);
-        let terms = http::Terms { caps: &config.caps, deadlines: &config.deadlines, stop: &self.stop };
-        let handle = |request| Arc::clone(&self.worker).handle(Arc::clone(&connection), request);
-        if h2 { http::http2(stream, watch, &terms, handle).await } else { http::http1(stream, watch, &terms, true, handle).await }
+        watch.introduce(&connection, &self.slots);
+        converse(&self.worker, connection, stream, h2, watch, &self.stop).await
     }
 
     async fn refuse_plain(&self, wire: Wire, watch: &Arc<Watch>, peer: IpAddr, client: ClientAddr) -> End<hyper::Error> {
@@ -276,29 +306,73 @@ impl Door {
         self.emit(Event::ConnectionRefused { peer, client, cause });
     }
 
-    /// Who merely left, or was idle between requests, is no event.
-    fn tell(&self, end: End<hyper::Error>, watch: &Watch, peer: IpAddr, client: IpAddr) {
-        let breach = |cause: &str| Event::ProtocolError { client, cause: cause.to_owned() };
-        if let Some(cause) = watch.condemned() {
-            return self.emit(breach(cause));
-        }
-        let event = match end {
-            // What condemned it was told above.
-            End::Closed(Ok(())) | End::Idle | End::Condemned => return,
-            End::Closed(Err(error)) => match http::breach(&error) {
-                Some(cause) => breach(&cause),
-                None => return,
-            },
-            End::Silent => Event::ConnectionRefused { peer, client: Some(client), cause: ConnectionCause::IdleTimeout },
-            End::HeadTimeout => breach("the head of a request was not whole in time"),
-            End::Stalled => breach("the client took nothing of its answer in time"),
-        };
-        self.emit(event);
-    }
-
     fn emit(&self, event: Event) {
         self.worker.gateway.events.emit(event);
     }
+}
+
+const SLOW_HEAD: &str = "the head of a request was not whole in time";
+
+async fn converse<IO>(
+    worker: &Arc<Worker>,
+    connection: Arc<Connection>,
+    stream: IO,
+    h2: bool,
+    watch: &Arc<Watch>,
+    stop: &CancellationToken,
+) -> End<hyper::Error>
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    // The config alone is held: a connection must not keep an old snapshot's upstreams and keys alive.
+    let config = Arc::clone(&worker.gateway.snapshot.load().config);
+    let terms = http::Terms { caps: &config.caps, deadlines: &config.deadlines, stop };
+    let handle = |request| Arc::clone(worker).handle(Arc::clone(&connection), request);
+    if h2 { http::http2(stream, watch, &terms, handle).await } else { http::http1(stream, watch, &terms, true, handle).await }
+}
+
+/// Who merely left, or was idle between requests, is no event.
+fn tell(worker: &Worker, end: End<hyper::Error>, watch: &Watch, peer: IpAddr, client: IpAddr) {
+    let breach = |cause: &str| Event::ProtocolError { client, cause: cause.to_owned() };
+    if let Some(cause) = watch.condemned() {
+        return worker.gateway.events.emit(breach(cause));
+    }
+    let event = match end {
+        // What condemned it was told above.
+        End::Closed(Ok(())) | End::Idle | End::Condemned => return,
+        End::Closed(Err(error)) => match http::breach(&error) {
+            Some(cause) => {
+                record(worker, http::bare_status(&error), &cause, peer, client);
+                breach(&cause)
+            }
+            None => return,
+        },
+        End::Silent => Event::ConnectionRefused { peer, client: Some(client), cause: ConnectionCause::IdleTimeout },
+        End::HeadTimeout => {
+            record(worker, None, SLOW_HEAD, peer, client);
+            breach(SLOW_HEAD)
+        }
+        End::Stalled => breach("the client took nothing of its answer in time"),
+    };
+    worker.gateway.events.emit(event);
+}
+
+/// The record of what was refused before there was a request: its line is not known, so neither is its method.
+fn record(worker: &Worker, status: Option<StatusCode>, cause: &str, peer: IpAddr, client: IpAddr) {
+    let gateway = &worker.gateway;
+    let (now, generation) = (gateway.clock.now(), gateway.snapshot.load().generation);
+    let record = RequestRecord {
+        method: Method::from_bytes(b"-").unwrap_or_default(),
+        status: status.map_or(0, |status| status.as_u16()),
+        reason: status.map(|status| match status {
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => Reason::HeadTooLarge,
+            _ => Reason::BadRequest,
+        }),
+        cause: Some(cause.to_owned()),
+        cut: status.is_none(),
+        ..RequestRecord::begun(DecisionId::fresh(now.wall), now.wall, generation, [client, peer], Version::HTTP_11)
+    };
+    gateway.events.emit(Event::Request(Box::new(record)));
 }
 
 /// Errors that concern the one connection which was just to be accepted; the next may be well.

@@ -10,7 +10,7 @@ use crate::events::ConnectionCause;
 
 /// On whose behalf a listed source connects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Source {
+pub enum Source {
     Client(IpAddr),
     /// The source itself (`LOCAL`, `UNKNOWN`): its health checks.
     Itself,
@@ -25,7 +25,7 @@ const SIGNATURE_V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
 /// Reads the header and returns what came after it. Fails closed: anything but one whole, well-formed header of bounded
 /// length is an error; `Err(None)` when the source left without a byte. The caller sets the deadline.
-pub(super) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<(Source, Bytes), Option<ConnectionCause>> {
+pub async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<(Source, Bytes), Option<ConnectionCause>> {
     let mut seen = BytesMut::new();
     let mut chunk = [0; 512];
     loop {

@@ -2,16 +2,19 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::slots::{ClientSlot, Slot};
+use super::super::Connection;
+use super::slots::{ClientSlot, Slot, Slots};
 
 /// A client's socket. It carries its slots, so that they are held as long as it is open, tunnels included.
 pub(super) struct Wire<S = TcpStream> {
@@ -31,8 +34,16 @@ pub(super) struct Held {
 
 /// What a connection does, as flags and counts: no clock is read where bytes move. Deadlines are made of it in
 /// [`drive`](super::drive).
-#[derive(Default)]
 pub(super) struct Watch {
+    begun: Instant,
+    /// Milliseconds from `begun` to when it came to rest, plus one; 0: it does something.
+    rests: AtomicU64,
+    /// Its place is given to somebody else.
+    pub(super) shed: Notify,
+    /// Once the handshake is done.
+    guest: OnceLock<(Arc<Connection>, Arc<Slots>)>,
+    /// The slots know that this client has proven who it is.
+    known: AtomicBool,
     /// Requests begun.
     requests: AtomicUsize,
     /// Requests whose answer is not over.
@@ -67,8 +78,58 @@ impl<S> Wire<S> {
     }
 }
 
+impl Default for Watch {
+    fn default() -> Self {
+        Self {
+            begun: Instant::now(),
+            rests: AtomicU64::new(1),
+            shed: Notify::new(),
+            guest: OnceLock::new(),
+            known: AtomicBool::new(false),
+            requests: AtomicUsize::new(0),
+            in_flight: AtomicUsize::new(0),
+            heard: AtomicBool::new(false),
+            spoke: AtomicBool::new(false),
+            blocked: AtomicBool::new(false),
+            written: AtomicUsize::new(0),
+            owes: AtomicBool::new(false),
+            stalled: AtomicBool::new(false),
+            doubt: OnceLock::new(),
+            condemned: OnceLock::new(),
+        }
+    }
+}
+
 impl Watch {
+    /// Whose connection it is, and who is to know when the client has proven who it is.
+    pub(super) fn introduce(&self, connection: &Arc<Connection>, slots: &Arc<Slots>) {
+        // A connection shakes hands once.
+        let _ = self.guest.set((Arc::clone(connection), Arc::clone(slots)));
+    }
+
+    /// Whether the client proved who it is, on this connection.
+    pub(super) fn is_proven(&self) -> bool {
+        self.guest.get().is_some_and(|(connection, _)| connection.proven.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn rest(&self, now: Instant) {
+        let since = u64::try_from(now.duration_since(self.begun).as_millis()).unwrap_or(u64::MAX - 1);
+        self.rests.store(since + 1, Ordering::Relaxed);
+    }
+
+    /// From here on it is never at rest: a tunnel.
+    pub(super) fn never_rest(&self) {
+        self.rests.store(0, Ordering::Relaxed);
+    }
+
+    /// Since when it waits for its client; `None` while a request is under way.
+    pub(super) fn at_rest_since(&self) -> Option<Instant> {
+        let since = self.rests.load(Ordering::Relaxed).checked_sub(1)?;
+        self.begun.checked_add(std::time::Duration::from_millis(since))
+    }
+
     pub(super) fn begin(self: &Arc<Self>) -> InFlight {
+        self.rests.store(0, Ordering::Relaxed);
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         InFlight(Arc::clone(self))
@@ -89,6 +150,12 @@ impl Watch {
     /// Whether the client sent anything at all.
     pub(super) fn spoke(&self) -> bool {
         self.spoke.load(Ordering::Relaxed)
+    }
+
+    /// What came so far was the handshake: from here on the client has not said anything yet.
+    pub(super) fn forget(&self) {
+        self.heard.store(false, Ordering::Relaxed);
+        self.spoke.store(false, Ordering::Relaxed);
     }
 
     /// While the socket takes no more: how many writes it took before.
@@ -148,6 +215,12 @@ impl Watch {
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if let Some((connection, slots)) = self.0.guest.get()
+            && connection.proven.load(Ordering::Relaxed)
+            && !self.0.known.swap(true, Ordering::Relaxed)
+        {
+            slots.know(connection.client.key);
+        }
     }
 }
 

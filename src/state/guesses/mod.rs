@@ -26,7 +26,7 @@ mod table;
 mod tests;
 
 /// Guessers, and as many accounts, that are counted one by one; beyond it clients are counted by a wider prefix
-/// (/24, /48) and accounts in groups. Proven identities always count alone.
+/// (/24, /48) and accounts in groups. Proven identities, and clients on an account where they succeeded lately, always count alone.
 const MOST_KEYS: usize = 262_144;
 
 /// Who guesses: a proven caller answers for himself, everybody else for his address.
@@ -105,7 +105,8 @@ impl GuessLedger {
     pub fn reserve(self: &Arc<Self>, who: Guesser, attempt: &Attempt, now: Now) -> Result<GuessPermit, GuessRefusal> {
         let budgets = self.budgets();
         let exempt = self.successes.recent(&who, &attempt.account, now);
-        let who = self.guesser_key(who);
+        // Of those there are no more than remembered successes, so the table stays bounded.
+        let who = self.guesser_key(who).trusted(exempt);
         let account = self.account_key(&attempt.account);
         let secret = attempt.secret.as_ref().map(|secret| self.keyring.secret(who.tag, account.tag, secret));
         let permit = |id| {

@@ -38,6 +38,8 @@ pub(super) struct Key<K> {
     shard: usize,
     /// `None`: counted alone whatever happens.
     group: Option<u16>,
+    /// Counted alone also in a full table, unless it stands in its group already.
+    trusted: bool,
 }
 
 impl<K: Clone> Key<K> {
@@ -47,7 +49,12 @@ impl<K: Clone> Key<K> {
         let spread = neighbours.unwrap_or(tag);
         let shard = (spread % SHARDS as u128) as usize;
         let group = neighbours.map(|neighbours| (neighbours / SHARDS as u128 % GROUPS) as u16);
-        Self { exact, tag, shard, group }
+        Self { exact, tag, shard, group, trusted: false }
+    }
+
+    pub(super) fn trusted(mut self, trusted: bool) -> Self {
+        self.trusted = trusted;
+        self
     }
 }
 
@@ -85,7 +92,7 @@ impl<K: Hash + Eq + Clone> Table<K> {
             return;
         }
         match key.group {
-            Some(group) if full => {
+            Some(group) if full && !key.trusted => {
                 self.overflow.fetch_add(1, Ordering::Relaxed);
                 shard.groups.entry(group).or_default().push(entry);
             }
@@ -181,7 +188,7 @@ impl<K: Hash + Eq> Shard<K> {
             return Place::Exact;
         }
         match key.group.and_then(|group| Some((group, self.groups.get(&group)?))) {
-            Some((group, entries)) if full || entries.any_of(key.tag) => Place::Group(group),
+            Some((group, entries)) if (full && !key.trusted) || entries.any_of(key.tag) => Place::Group(group),
             _ => Place::None,
         }
     }

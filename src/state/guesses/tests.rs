@@ -407,3 +407,23 @@ fn memory_is_bounded_whatever_strangers_do() {
     }
     assert!(bench.ledger.guessers.len() <= 100 + 2000 && bench.ledger.overflow_count() > 0);
 }
+
+#[test]
+fn a_client_known_on_an_account_is_counted_alone_even_when_strangers_filled_the_table() {
+    let bench = bench_with(budgets(2, 50), 4);
+    let (known, neighbour) = (client("192.0.2.1"), client("192.0.2.2"));
+    bench.guess(&known, "anna", LoginOutcome::Ok);
+    for at in 1..=4 {
+        bench.guess(&client(&format!("198.51.{at}.1")), "x", LoginOutcome::Failed);
+    }
+    for _ in 0..2 {
+        bench.guess(&neighbour, "anna", LoginOutcome::Failed);
+    }
+    assert!(bench.refused(&client("192.0.2.3"), "anna").is_some(), "strangers share what their neighbours spent");
+    assert!(bench.refused(&known, "anna").is_none());
+    for _ in 0..2 {
+        bench.guess(&known, "anna", LoginOutcome::Failed);
+    }
+    assert!(bench.refused(&known, "anna").is_some(), "and has no more than everybody");
+    assert!(bench.refused(&known, "bert").is_some(), "on no account");
+}

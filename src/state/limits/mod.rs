@@ -244,6 +244,11 @@ impl Pace {
         self.limiter.load().table.sweep(gcra::nanos(now));
     }
 
+    /// How often a client found the table full and shared a wider place in line.
+    pub fn overflow_count(&self) -> u64 {
+        self.limiter.load().table.folded()
+    }
+
     fn limiter(quota: Quota, patience: Duration) -> Limiter {
         let waiting = patience.as_nanos() / u128::from(gcra::interval(&quota));
         let burst = quota.burst.saturating_add(u32::try_from(waiting).unwrap_or(u32::MAX));
