@@ -14,6 +14,10 @@ ci:
 demo *args:
     cargo run --release -- demo {{ args }}
 
+# The abuse tables against the built release binary; see tests/attack/main.rs for what it takes.
+attack *args:
+    cargo test --release --test attack -- {{ args }}
+
 lint:
     cargo fmt --check
     cargo clippy --all-targets -- -D warnings
