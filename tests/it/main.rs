@@ -6,6 +6,8 @@ mod approvals;
 mod architecture;
 mod cert_abuse;
 mod cli;
+#[path = "../common/mod.rs"]
+#[allow(dead_code)]
 mod common;
 mod config;
 mod demo;

@@ -11,7 +11,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use crate::support::upstream::{Backstage, Heard, Journal, OK, Toy, full, h2_line, h2_request, hear, site_of};
-use crate::support::{BASE, Stage, Visitor, browser, event, open, read_all, rewrite, run};
+use crate::support::{BASE, Stage, Visitor, browser, event, open, rewrite, run};
 use doorward::cli::demo::pki::LeafSpec;
 
 /// Nothing here may take longer; the gateway's own deadlines are a fraction of it.
