@@ -6,6 +6,7 @@ mod approvals;
 mod architecture;
 mod cert_abuse;
 mod cli;
+#[path = "../common/mod.rs"]
 mod common;
 mod config;
 mod demo;
