@@ -224,10 +224,9 @@ fn digits(bytes: &[u8]) -> u16 {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     #[test]
     fn statuses_are_read_in_every_form_that_h2_writes() {
+        use super::status;
         assert_eq!(status(&[0x88]), 200);
         assert_eq!(status(&[0x20, 0x8c]), 400);
         assert_eq!(status(b"\x48\x03421"), 421);

@@ -25,9 +25,12 @@ fn trap_every_http2_flood_ends_with_an_event_and_honest_clients_beside_it_are_un
         let honest = Honest::start(&door, 8, 40).await.expect("honest clients");
         let mut differ = Vec::new();
         for (place, flood) in (1..).zip(floods()) {
-            match play(&door, &flood, [110, place]).await {
+            let started = tokio::time::Instant::now();
+            let played = play(&door, &flood, [110, place]).await;
+            println!("{}: {played:?} in {:?}", flood.name, started.elapsed());
+            match played {
                 Ok(Flooded::Ended { .. }) => {
-                    event(&mut stage, &["\"event\":\"protocol-error\"", &format!("127.0.110.{place}\"")]).await;
+                    event(&mut stage, &["\"event\":\"protocol.error\"", &format!("127.0.110.{place}\"")]).await;
                 }
                 other => differ.push(format!("{}: {other:?}", flood.name)),
             }
@@ -93,7 +96,7 @@ fn a_client_that_grants_no_window_is_cut_within_the_body_deadline() {
             assert!(frame.kind != DATA || frame.payload.is_empty(), "a body went out against the window");
         }
         assert_eq!(heads, 20);
-        event(&mut stage, &["\"event\":\"protocol-error\"", "127.0.113.1\"", "took nothing"]).await;
+        event(&mut stage, &["\"event\":\"protocol.error\"", "127.0.113.1\"", "took nothing"]).await;
         tokio::task::spawn_blocking(move || drop(stage)).await.expect("closed");
     });
 }

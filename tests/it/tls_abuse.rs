@@ -20,7 +20,10 @@ async fn answer(door: &Door, from: [u8; 2], bytes: &[u8]) -> Vec<u8> {
     // The gateway may have closed amid what it refuses.
     let _ = stream.write_all(bytes).await;
     let mut answer = Vec::new();
-    while said(&answer) == Said::Nothing || answer.len() < 7 {
+    let whole = |answer: &[u8]| {
+        answer.get(3..5).is_some_and(|size| answer.len() >= 5 + usize::from(size[0]) * 256 + usize::from(size[1]))
+    };
+    while !whole(&answer) {
         match crate::common::within(stream.read_buf(&mut answer)).await.expect("in time") {
             Ok(1..) => {}
             _ => break,

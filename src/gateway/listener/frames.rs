@@ -20,7 +20,7 @@ pub(super) struct Frames {
     flood: Option<Flood>,
 }
 
-/// What one connection sent too much of.
+/// What one connection sent too much of, or did not send first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Flood {
     Settings,
@@ -32,6 +32,8 @@ pub(super) enum Flood {
     Reset,
     Other,
     Total,
+    /// h2 takes a preface without SETTINGS, which RFC 9113 section 3.4 forbids.
+    Unsettled,
 }
 
 /// Budgets are of so long.
@@ -131,6 +133,8 @@ impl Reader {
 
 /// What came within the window.
 struct Tally {
+    /// The first frame has come.
+    settled: bool,
     since: Instant,
     counts: [u32; Flood::ALL.len()],
     /// Streams opened.
@@ -141,12 +145,15 @@ struct Tally {
 
 impl Tally {
     fn new(since: Instant) -> Self {
-        Self { since, counts: [0; Flood::ALL.len()], streams: 0, sent: 0 }
+        Self { settled: false, since, counts: [0; Flood::ALL.len()], streams: 0, sent: 0 }
     }
 
     /// The budget that this frame is over. A window begins when one is spent after it ended, so that a flood passes no more
     /// than twice its budget, and an honest client costs no look at the clock.
     fn count(&mut self, header: Header, now: impl Fn() -> Instant) -> Option<Flood> {
+        if !std::mem::replace(&mut self.settled, true) && header.kind != SETTINGS {
+            return Some(Flood::Unsettled);
+        }
         let Some(kind) = Flood::of(header) else {
             self.streams = self.streams.saturating_add(u32::from(header.kind == HEADERS));
             return None;
@@ -156,7 +163,7 @@ impl Tally {
         if now.duration_since(self.since) < WINDOW {
             return Some(over);
         }
-        *self = Self::new(now);
+        *self = Self { settled: true, ..Self::new(now) };
         self.add(kind)
     }
 
@@ -184,16 +191,18 @@ impl Tally {
             Flood::Reset => 200 + streams / 2,
             Flood::Other => 200 + streams,
             Flood::Total => 2000 + earned + 3 * streams,
+            Flood::Unsettled => 0,
         }
     }
 }
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const SETTINGS: u8 = 4;
 const END_STREAM: u8 = 1;
 
 impl Flood {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Settings,
         Self::Ping,
         Self::Priority,
@@ -203,6 +212,7 @@ impl Flood {
         Self::Reset,
         Self::Other,
         Self::Total,
+        Self::Unsettled,
     ];
 
     /// What a frame counts as; `None`: a request or a part of its body.
@@ -213,7 +223,7 @@ impl Flood {
             HEADERS => return None,
             2 => Self::Priority,
             3 => Self::Reset,
-            4 => Self::Settings,
+            SETTINGS => Self::Settings,
             6 => Self::Ping,
             8 => Self::WindowUpdate,
             9 => Self::Continuation,
@@ -232,6 +242,7 @@ impl Flood {
             Self::Reset => "a flood of RST_STREAM frames",
             Self::Other => "a flood of frames of unknown kinds",
             Self::Total => "a flood of control frames",
+            Self::Unsettled => "the first frame is not SETTINGS",
         }
     }
 }
@@ -251,6 +262,7 @@ mod tests {
         let watch = Arc::<Watch>::default();
         let mut frames = Frames::new(Arc::clone(&watch));
         assert_eq!(frames.incoming(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), None);
+        assert_eq!(frames.incoming(&frame(4, 0, b"")), None);
         (frames, watch)
     }
 
@@ -263,10 +275,19 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn trap_floods_that_h2_does_not_count_are_cut_at_their_budget() {
         for (kind, payload, budget) in
-            [(4, 0, 50), (6, 8, 500), (2, 5, 500), (8, 4, 1000), (0, 0, 100), (9, 3, 200), (3, 4, 200), (0xfa, 1, 200)]
+            [(4, 0, 49), (6, 8, 500), (2, 5, 500), (8, 4, 1000), (0, 0, 100), (9, 3, 200), (3, 4, 200), (0xfa, 1, 200)]
         {
             assert_eq!(passes(&frame(kind, 0, &vec![0; payload])), budget, "frames of kind {kind}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_frame_is_settings() {
+        let watch = Arc::<Watch>::default();
+        let mut frames = Frames::new(Arc::clone(&watch));
+        let headers = frame(1, 5, b"head");
+        assert_eq!(frames.incoming(&[&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &headers].concat()), Some(24 + headers.len()));
+        assert_eq!(watch.condemned(), Some("the first frame is not SETTINGS"));
     }
 
     #[tokio::test(start_paused = true)]
@@ -299,7 +320,7 @@ mod tests {
     async fn a_budget_is_of_its_window() {
         let (mut frames, watch) = frames();
         for _ in 0..100 {
-            for _ in 0..50 {
+            for _ in 0..49 {
                 assert_eq!(frames.incoming(&frame(4, 0, b"")), None);
             }
             tokio::time::advance(WINDOW).await;

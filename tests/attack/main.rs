@@ -1,0 +1,46 @@
+//! Plays the abuse tables against a built gateway in a process of its own, and prints one table: case, expected, seen, memory
+//! high-water, and how honest clients beside it fared. Exit status 1 on a difference.
+//!
+//! ```text
+//! just attack                                       everything, against the release binary
+//! just attack framing                               one section
+//! cargo test --test attack -- --doorward PATH       against another binary
+//! just attack framing --peers                       the framing table against nginx and HAProxy too; differences are printed, not judged
+//! just attack --differences                         only the rows that differ, and the totals
+//! ```
+//!
+//! A section is a file here and a line in [`SECTIONS`]: a function that opens gateways ([`Report::open`]) and judges cases
+//! ([`Report::judge`]).
+
+#[path = "../common/mod.rs"]
+#[allow(dead_code)]
+mod common;
+mod framing;
+mod http2;
+mod peers;
+mod report;
+mod tls;
+
+use std::process::ExitCode;
+
+use report::{Report, Wanted};
+
+/// A section's name, and what plays it.
+const SECTIONS: &[(&str, fn(&mut Report))] = &[("framing", framing::play), ("http2", http2::play), ("tls", tls::play)];
+
+fn main() -> ExitCode {
+    let wanted = match Wanted::read(std::env::args().skip(1), SECTIONS) {
+        Ok(wanted) => wanted,
+        Err(told) => {
+            eprintln!("{told}");
+            return ExitCode::from(2);
+        }
+    };
+    let mut report = Report::new(wanted);
+    for (name, play) in SECTIONS {
+        if report.begin(name) {
+            play(&mut report);
+        }
+    }
+    if report.print() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
