@@ -7,6 +7,7 @@ mod architecture;
 mod cert_abuse;
 mod cli;
 #[path = "../common/mod.rs"]
+#[allow(dead_code)]
 mod common;
 mod config;
 mod demo;
