@@ -55,7 +55,7 @@ fn ws_toy() -> WsToy {
             loop {
                 tokio::select! {
                     read = stream.read(&mut chunk) => match read {
-                        Ok(read @ 1..) => chunk[..read].iter().for_each(|byte| tell.send(*byte).unwrap_or_default()),
+                        Ok(read @ 1..) => chunk[..read].iter().for_each(|byte| { let _ = tell.send(*byte); }),
                         _ => return,
                     },
                     order = orders.recv() => match order {
