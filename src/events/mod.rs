@@ -81,6 +81,8 @@ pub enum Event {
         account: Name,
         identity: Option<Name>,
         outcome: LoginOutcome,
+        /// Of a guess that had failed already: not counted.
+        repeat: bool,
     },
     /// A guess was refused before it was forwarded.
     GuessRefused {

@@ -110,7 +110,7 @@ impl Event {
                     .text("cause", cause.as_str())
                     .flag("in_handshake", *in_handshake)
             }
-            Self::LoginAttempt { decision, client, account, identity, outcome } => {
+            Self::LoginAttempt { decision, client, account, identity, outcome, repeat } => {
                 Telling::new("login.attempt", if *outcome == LoginOutcome::Ok { Info } else { Notice }, Count::Guess(*outcome))
                     .clauses(&["O3", "O11"])
                     .shown("decision", decision)
@@ -119,6 +119,7 @@ impl Event {
                     .text("account", account)
                     .maybe_text("identity", identity.as_deref())
                     .text("outcome", outcome_code(*outcome))
+                    .flag("repeat", *repeat)
             }
             Self::GuessRefused { decision, client, account, scope } => {
                 Telling::new("guess.refused", Notice, Count::GuessRefused(*scope))

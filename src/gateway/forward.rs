@@ -21,7 +21,7 @@ use tokio::task::coop;
 use tokio::time::{Instant, Sleep};
 
 use crate::policy::Permit;
-use crate::upstream::{Body, BodyError, ForwardError, ForwardErrorKind, Outstanding, Pool, Reply, Upstream};
+use crate::upstream::{Body, BodyError, ForwardError, ForwardErrorKind, Outstanding, Pool, Reply, Sent, Upstream};
 
 use super::inbound::Inbound;
 use super::{Worker, headers};
@@ -82,7 +82,11 @@ async fn exchange(
         let cause = format!("the request announces more than {} bytes of body", terms.body);
         return Err(ForwardError { kind: ForwardErrorKind::BodyTooLarge, unsent: true, cause });
     }
+    let sent = request.extensions_mut().remove::<Sent>();
     request.extensions_mut().clear();
+    if let Some(sent) = sent {
+        request.extensions_mut().insert(sent);
+    }
     let asked = headers::upgrade(request.headers(), Version::HTTP_11).filter(|_| client_upgrade.is_some());
     if asked.is_none() {
         request.headers_mut().remove(UPGRADE);

@@ -15,7 +15,7 @@ use crate::policy::login::{AccountKey, Attempt, LoginOutcome, LoginRule, MAX_LOG
 use crate::policy::{CanonicalPath, Denial, Reason, Route};
 use crate::state::guesses::{GuessPermit, Guesser, RefusedBy, Settled};
 use crate::state::store::Durable;
-use crate::upstream::{Body, BodyError, ForwardError, ForwardErrorKind};
+use crate::upstream::{Body, BodyError, ForwardError, ForwardErrorKind, Sent};
 
 use super::inbound::Inbound;
 use super::{Gateway, forward};
@@ -49,11 +49,12 @@ pub struct Desk<'a> {
     pub decision: DecisionId,
 }
 
-/// A reserved guess. Dropped unsettled (the client cut it off) it counts as a failure.
+/// A reserved guess. Dropped unsettled (the client cut it off) it counts as a failure, unless nothing of it was sent.
 pub struct Guess {
     permit: GuessPermit,
     rule: Arc<LoginRule>,
     told: Told,
+    sent: Sent,
 }
 
 /// What the events of one guess say.
@@ -64,6 +65,8 @@ struct Told {
     who: Guesser,
     account: AccountKey,
     decision: DecisionId,
+    /// The guess is not counted.
+    repeat: bool,
 }
 
 impl Desk<'_> {
@@ -78,6 +81,7 @@ impl Desk<'_> {
             who: self.who,
             account: attempt.account.clone(),
             decision: self.decision,
+            repeat: false,
         };
         if let Some(ban) = state.bans.of_account(&attempt.account, now) {
             told.refused(GuessScope::Ban);
@@ -85,9 +89,10 @@ impl Desk<'_> {
         }
         match state.guesses.reserve(told.who.clone(), &attempt, now) {
             Ok(permit) => {
-                let cut_off = told.clone();
-                let permit = permit.on_drop(move |settled| cut_off.cut(settled));
-                Ok(Guess { permit, rule: Arc::clone(self.rule), told })
+                let (sent, cut_off) = (Sent::default(), Told { repeat: permit.is_repeat(), ..told.clone() });
+                let (reached, told) = (sent.clone(), cut_off.clone());
+                let permit = permit.on_drop(move || reached.get(), move |settled, outcome| cut_off.cut(settled, outcome));
+                Ok(Guess { permit, rule: Arc::clone(self.rule), told, sent })
             }
             Err(refusal) => {
                 told.refused(match refusal.scope {
@@ -101,6 +106,11 @@ impl Desk<'_> {
 }
 
 impl Guess {
+    /// Goes with the request, and learns whether it was sent.
+    pub fn sent(&self) -> Sent {
+        self.sent.clone()
+    }
+
     /// Settles by the answer; a ban that follows is on disk before the answer leaves.
     /// A success is a proof of the connection's client.
     pub async fn settle(
@@ -146,8 +156,8 @@ impl Told {
     }
 
     /// The client hung up: there is nobody left to answer, so the disk is not waited for.
-    fn cut(self, settled: Settled) {
-        self.outcome(LoginOutcome::Failed);
+    fn cut(self, settled: Settled, outcome: LoginOutcome) {
+        self.outcome(outcome);
         let Some(ban) = self.ban(settled, self.gateway.clock.now()) else { return };
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move { self.written(ban).await });
@@ -164,6 +174,7 @@ impl Told {
                 Guesser::Client(_) => None,
             },
             outcome,
+            repeat: self.repeat,
         });
     }
 

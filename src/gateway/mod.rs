@@ -148,7 +148,7 @@ struct Passage<'a> {
 impl Passage<'_> {
     /// The story of one request, top to bottom: cheap checks first, then what costs, then the application.
     async fn pass(mut self, request: Request<Inbound>) -> Result<Response<Body>, Denial> {
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
         let policy = &self.snapshot.policy;
         let caller = self.caller(&head)?;
         let address_ban = self.banned(&caller.client, &head)?;
@@ -177,8 +177,9 @@ impl Passage<'_> {
             Some(rule) => {
                 let (body, attempt) = login::read(rule, &head, &target.path, body, &terms).await?;
                 self.charge(route, subject(&caller, route, &permit, Some(&attempt.account)), &mut charges)?;
-                let desk = self.login_desk(rule, &caller.client, &permit);
-                (body, Some(desk.reserve(attempt)?))
+                let guess = self.login_desk(rule, &caller.client, &permit).reserve(attempt)?;
+                head.extensions.insert(guess.sent());
+                (body, Some(guess))
             }
         };
 
@@ -288,6 +289,7 @@ impl Passage<'_> {
         *request.uri_mut() =
             target.path.as_path_and_query().try_into().map_err(|_| unsent("the canonical target is not a URI"))?;
         *request.headers_mut() = head.headers;
+        *request.extensions_mut() = head.extensions;
         let (response, server) = forward::send(self.worker, upstream, permit, request, upgrade, terms).await?;
         self.recorder.record.upstream = Some(server);
         Ok(response)

@@ -303,12 +303,13 @@ impl Deref for RouteTable {
 impl Route {
     /// The login rule, where this request is an attempt by method and path (`request`).
     ///
-    /// Fails closed: letter case and a trailing slash do not take an attempt out of the count, as many applications
+    /// Fails closed: letter case, a trailing slash and trailing blanks do not take an attempt out of the count, as many applications
     /// answer `/Login/` where `/login` is meant.
     pub fn attempt(&self, method: &Method, path: &CanonicalPath) -> Option<&Arc<LoginRule>> {
         let rule = self.login.as_ref().filter(|rule| rule.method == *method)?;
         let (asked, expected) = (path.reading(), decoded(&rule.path));
-        let asked = asked.strip_suffix('/').unwrap_or(asked);
+        let asked = asked.trim_ascii_end();
+        let asked = asked.strip_suffix('/').unwrap_or(asked).trim_ascii_end();
         let expected = expected.strip_suffix('/').unwrap_or(&expected);
         asked.eq_ignore_ascii_case(expected).then_some(rule)
     }

@@ -12,7 +12,7 @@ mod tests;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, ToSocketAddrs};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak, mpsc};
 use std::time::Duration;
 
@@ -60,6 +60,21 @@ pub struct Upstream {
     /// Connections that each server is given.
     connections: usize,
     queue: Duration,
+}
+
+/// Put into a request's extensions by who must know, also when it is cut off, whether anything of it can have reached the
+/// application. Fails closed: it says so from the moment that a live connection is handed the request.
+#[derive(Clone, Debug, Default)]
+pub struct Sent(Arc<AtomicBool>);
+
+impl Sent {
+    pub fn get(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn set(&self, sent: bool) {
+        self.0.store(sent, Ordering::Relaxed);
+    }
 }
 
 /// Why there is no response. `unsent` is true only where not a byte of the request can have reached the application.

@@ -17,7 +17,7 @@ use super::capacity::Seat;
 use super::connect::{Failure, StreamCap, Wire, dial};
 use super::outgoing::{self, Outgoing, Sending};
 use super::server::{Server, Spoken};
-use super::{Body, ForwardError, ForwardErrorKind, Reply, Upstream};
+use super::{Body, ForwardError, ForwardErrorKind, Reply, Sent, Upstream};
 
 /// Idle HTTP/1 connections kept per server and worker.
 const MAX_IDLE: usize = 512;
@@ -282,6 +282,10 @@ impl Outstanding {
         sending: Option<&Sending>,
     ) -> Result<Response<Incoming>, Attempt> {
         let lease = self.lease.insert(lease);
+        let sent = request.extensions().get::<Sent>().cloned();
+        if let Some(sent) = &sent {
+            sent.set(true);
+        }
         let outcome = tokio::select! {
             biased;
             outcome = lease.wire.exchange(&self.server, request) => outcome,
@@ -294,7 +298,12 @@ impl Outstanding {
         outcome.map_err(|failure| {
             self.lease = None;
             match failure {
-                Failure::Unsent(request, cause) => Attempt::Unsent(request, cause),
+                Failure::Unsent(request, cause) => {
+                    if let Some(sent) = &sent {
+                        sent.set(false);
+                    }
+                    Attempt::Unsent(request, cause)
+                }
                 Failure::Sent(cause) => {
                     let kind = sending.and_then(Sending::fault).unwrap_or(ForwardErrorKind::BadGateway);
                     Attempt::Failed(ForwardError::new(kind, false, cause))

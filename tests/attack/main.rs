@@ -12,9 +12,11 @@
 //! A section is a file here and a line in [`SECTIONS`]: a function that opens gateways ([`Report::open`]) and judges cases
 //! ([`Report::judge`]).
 
+mod certificates;
 #[path = "../common/mod.rs"]
 #[allow(dead_code)]
 mod common;
+mod faults;
 mod framing;
 mod http2;
 mod peers;
@@ -26,7 +28,13 @@ use std::process::ExitCode;
 use report::{Report, Wanted};
 
 /// A section's name, and what plays it.
-const SECTIONS: &[(&str, fn(&mut Report))] = &[("framing", framing::play), ("http2", http2::play), ("tls", tls::play)];
+const SECTIONS: &[(&str, fn(&mut Report))] = &[
+    ("framing", framing::play),
+    ("http2", http2::play),
+    ("tls", tls::play),
+    ("certificates", certificates::play),
+    ("faults", faults::play),
+];
 
 fn main() -> ExitCode {
     let wanted = match Wanted::read(std::env::args().skip(1), SECTIONS) {

@@ -172,7 +172,8 @@ impl Report {
 impl Gateway {
     fn start(doorward: &Path, config: &str, upstream: SocketAddr) -> Result<Self, Box<dyn std::error::Error>> {
         let folder = tempfile::Builder::new().prefix("doorward-attack-").tempdir()?;
-        let pki = Pki::make(&folder.path().join("certs"), &["localhost"]).map_err(|error| error.to_string())?;
+        let pki =
+            Pki::make(&folder.path().join("certs"), &["localhost", "*.tenants.localhost"]).map_err(|error| error.to_string())?;
         let text = config
             .replace("{state}", &folder.path().join("state").display().to_string())
             .replace("{certs}", &pki.folder.display().to_string())

@@ -1,6 +1,8 @@
 //! What the abuse tables need, whether against a gateway in this process (`tests/it`) or a built binary (`tests/attack`): raw
 //! bytes over real handshakes, an upstream that records every byte, HTTP/2 frames by hand.
 
+pub mod certs;
+pub mod faults;
 pub mod floods;
 pub mod forms;
 pub mod h2;

@@ -481,12 +481,7 @@ fn bad(stage: &Stage) -> Vec<Bad> {
             "CertificateExpired",
         ),
         ("a foreign CA's", from_file("foreign"), "unknown-issuer", "UnknownCA"),
-        (
-            "an issuer without keyCertSign",
-            from_file("unfit-issuer"),
-            "issuer-without-key-cert-sign",
-            "UnsupportedCertificate",
-        ),
+        ("an issuer without keyCertSign", from_file("unfit-issuer"), "issuer-without-key-cert-sign", "UnsupportedCertificate"),
         (
             "trap_leaf_without_eku",
             issued(LeafSpec { usages: vec![], ..client("urn:acme:a", 21) }),

@@ -165,6 +165,7 @@ impl Run {
         let attempt = Attempt {
             account: AccountKey(account.into()),
             secret: secret.map(|secret| Zeroizing::new(secret.as_bytes().to_vec())),
+            rest: None,
         };
         let spent = self.model.spent(&who, now) >= self.budgets.per_client.failures;
         let account_spent = self.model.account_spent(account, now) >= self.budgets.per_account.failures;

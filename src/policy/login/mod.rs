@@ -56,6 +56,9 @@ pub struct Attempt {
     pub account: AccountKey,
     /// For the keyed hash only; wiped on drop, never formatted.
     pub secret: Option<Zeroizing<Vec<u8>>>,
+    /// SHA-256 of everything else that the attempt may carry a secret in: body, query, and headers beyond those that every
+    /// client sends. `None` as for `secret`.
+    pub rest: Option<Zeroizing<[u8; 32]>>,
 }
 
 /// An account as the ledger counts it: trimmed, NFKC, lower case.

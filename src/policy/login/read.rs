@@ -6,14 +6,38 @@
 mod form;
 mod json;
 
+use aws_lc_rs::digest::{Context, SHA256};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::HeaderMap;
-use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderName};
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH,
+    CONTENT_TYPE, COOKIE, DATE, HOST, HeaderName, ORIGIN, PRAGMA, REFERER, USER_AGENT,
+};
 use zeroize::Zeroizing;
 
 use super::{AccountKey, AccountSource, Attempt, FieldSource, LoginRule, MAX_LOGIN_BODY};
 use crate::policy::{Denial, Reason};
+
+/// Headers that differ between two tries of the same guess, or that carry no secret of a login.
+const SAYS_NOTHING: [HeaderName; 16] = [
+    ACCEPT,
+    ACCEPT_ENCODING,
+    ACCEPT_LANGUAGE,
+    AUTHORIZATION,
+    CACHE_CONTROL,
+    CONNECTION,
+    CONTENT_LENGTH,
+    CONTENT_TYPE,
+    COOKIE,
+    DATE,
+    HOST,
+    ORIGIN,
+    PRAGMA,
+    REFERER,
+    USER_AGENT,
+    HeaderName::from_static("traceparent"),
+];
 
 /// Why an account could not be read; the private cause of the 400.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -78,7 +102,7 @@ impl LoginRule {
     fn read_once(&self, headers: &HeaderMap, query: Option<&str>, body: &[u8]) -> Result<Attempt, ReadFault> {
         let AccountSource::Field(field) = &self.account else {
             let (account, secret) = basic(headers)?;
-            return Ok(Attempt { account: key(&account)?, secret: Some(secret) });
+            return Ok(Attempt { account: key(&account)?, secret: Some(secret), rest: Some(rest(headers, query, body)) });
         };
         if body.len() > MAX_LOGIN_BODY {
             return Err(ReadFault::BodyTooLarge);
@@ -101,8 +125,29 @@ impl LoginRule {
         }
         let account = key(&field.read(body, Use::Account)?.ok_or(ReadFault::Absent)?)?;
         let secret = self.secret.as_ref().map(|field| field.read(body, Use::Secret)).transpose()?.flatten();
-        Ok(Attempt { account, secret })
+        let rest = secret.is_some().then(|| rest(headers, query, body));
+        Ok(Attempt { account, secret, rest })
     }
+}
+
+/// What tells one attempt with the same account and secret from another: a second factor may stand in any of these.
+fn rest(headers: &HeaderMap, query: Option<&str>, body: &[u8]) -> Zeroizing<[u8; 32]> {
+    let mut digest = Context::new(&SHA256);
+    let mut part = |bytes: &[u8]| {
+        digest.update(&(bytes.len() as u64).to_be_bytes());
+        digest.update(bytes);
+    };
+    part(query.unwrap_or_default().as_bytes());
+    part(body);
+    for (name, value) in headers {
+        if !SAYS_NOTHING.iter().any(|known| name == known) && !name.as_str().starts_with("sec-") {
+            part(name.as_str().as_bytes());
+            part(value.as_bytes());
+        }
+    }
+    let mut whole = Zeroizing::new([0; 32]);
+    whole.copy_from_slice(digest.finish().as_ref());
+    whole
 }
 
 impl FieldSource {

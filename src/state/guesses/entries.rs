@@ -10,6 +10,9 @@ use super::keyring::Tag;
 /// The shortest wait that is ever told, also for a budget of zero.
 const SHORTEST_WAIT: Duration = Duration::from_secs(1);
 
+/// A form with a one-time token differs each time; a second factor that is guessed differs each time as well.
+const MOST_VARIANTS: u8 = 3;
+
 #[derive(Default, Debug)]
 pub(super) struct Entries(Vec<Entry>);
 
@@ -23,6 +26,10 @@ pub(super) struct Entry {
     pub(super) account: Tag,
     /// Of guesser, account and secret together; kept on the guesser's side only.
     pub(super) secret: Option<Tag>,
+    /// Of guesser, account and all the rest of the attempt.
+    pub(super) rest: Option<Tag>,
+    /// Uncounted repeats of the secret with another rest.
+    pub(super) variants: u8,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,10 +74,26 @@ impl Entries {
         failed.try_into().unwrap_or(u32::MAX)
     }
 
-    /// Whether this very guess failed before.
-    pub(super) fn has_failed(&self, who: Tag, account: Tag, secret: Tag) -> bool {
-        let same = |entry: &Entry| entry.who == who && entry.account == account && entry.secret == Some(secret);
-        self.0.iter().any(|entry| entry.state == EntryState::Failed && same(entry))
+    /// Whether this guess failed before and may pass again uncounted: the very same always, the same secret with another rest
+    /// [`MOST_VARIANTS`] times. Fails closed: beyond that it is a new guess, of something else than the secret.
+    pub(super) fn repeats(&mut self, who: Tag, account: Tag, secret: Tag, rest: Option<Tag>) -> bool {
+        let same = |entry: &&mut Entry| {
+            entry.state == EntryState::Failed && entry.who == who && entry.account == account && entry.secret == Some(secret)
+        };
+        let mut spare = None;
+        for entry in self.0.iter_mut().filter(same) {
+            if entry.rest == rest {
+                return true;
+            }
+            if entry.variants < MOST_VARIANTS {
+                spare = Some(entry);
+            }
+        }
+        if let Some(entry) = spare {
+            entry.variants += 1;
+            return true;
+        }
+        false
     }
 
     /// `Err` is how long until there is room for one more within the budget.

@@ -76,7 +76,10 @@ pub struct Settled {
 }
 
 /// What becomes of a permit that is dropped: see [`GuessPermit::on_drop`].
-type OnDrop = Box<dyn FnOnce(Settled) + Send + Sync>;
+struct OnDrop {
+    reached: Box<dyn Fn() -> bool + Send + Sync>,
+    heard_by: Box<dyn FnOnce(Settled, LoginOutcome) + Send + Sync>,
+}
 
 struct Reservation {
     ledger: Arc<GuessLedger>,
@@ -101,7 +104,8 @@ impl GuessLedger {
 
     /// Fails closed: reserves for guesser and account together, or neither. Never more than the budget in any window,
     /// reservations included. A repeat of a guess that this guesser already failed with this account and secret is let
-    /// through uncounted. A guesser with a recent success on the account is neither held by nor counted in its budget.
+    /// through uncounted: always when everything else in it is the same too, and a few times when it is not (a form's
+    /// one-time token), for what differs may be a second secret that is being guessed. A guesser with a recent success on the account is neither held by nor counted in its budget.
     pub fn reserve(self: &Arc<Self>, who: Guesser, attempt: &Attempt, now: Now) -> Result<GuessPermit, GuessRefusal> {
         let budgets = self.budgets();
         let exempt = self.successes.recent(&who, &attempt.account, now);
@@ -109,6 +113,7 @@ impl GuessLedger {
         let who = self.guesser_key(who).trusted(exempt);
         let account = self.account_key(&attempt.account);
         let secret = attempt.secret.as_ref().map(|secret| self.keyring.secret(who.tag, account.tag, secret));
+        let rest = attempt.rest.as_ref().map(|rest| self.keyring.secret(who.tag, account.tag, &**rest));
         let permit = |id| {
             let (who, account) = (who.clone(), account.clone());
             let reservation = Reservation { ledger: Arc::clone(self), who, account, account_name: attempt.account.clone(), id };
@@ -122,22 +127,28 @@ impl GuessLedger {
         let at = account_shard.as_mut().map_or(now.instant, |shard| shard.advance(now.instant));
         let at = guesser_shard.advance(at);
 
-        let by_guesser = self.guessers.entries(&mut guesser_shard, &who, at, budgets.per_client.within);
-        if let Some(secret) = secret
-            && by_guesser.has_failed(who.tag, account.tag, secret)
-        {
-            return Ok(permit(None));
+        // Looked at first, so that what left the window is no failure any more.
+        let _ = self.guessers.entries(&mut guesser_shard, &who, at, budgets.per_client.within);
+        if let Some(secret) = secret {
+            let mut repeat = false;
+            let look = |entries: &mut Entries| repeat = entries.repeats(who.tag, account.tag, secret, rest);
+            self.guessers.change(&mut guesser_shard, &who, look);
+            if repeat {
+                return Ok(permit(None));
+            }
         }
+        let by_guesser = self.guessers.entries(&mut guesser_shard, &who, at, budgets.per_client.within);
         by_guesser.room(budgets.per_client, at).map_err(|retry_after| GuessRefusal { scope: RefusedBy::Guesser, retry_after })?;
         if let Some(shard) = &mut account_shard {
             let by_account = self.accounts.entries(shard, &account, at, budgets.per_account.within);
             by_account
                 .room(budgets.per_account, at)
-                .map_err(|retry_after| GuessRefusal { scope: RefusedBy::Account, retry_after })?;
+                // No longer than a guesser's own could be: the wait must not tell which counter is spent.
+                .map_err(|wait| GuessRefusal { scope: RefusedBy::Account, retry_after: wait.min(budgets.per_client.within) })?;
         }
 
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let entry = Entry { id, at, state: EntryState::Reserved, who: who.tag, account: account.tag, secret };
+        let entry = Entry { id, at, state: EntryState::Reserved, who: who.tag, account: account.tag, secret, rest, variants: 0 };
         self.guessers.enter(&mut guesser_shard, &who, entry);
         if let Some(shard) = &mut account_shard {
             self.accounts.enter(shard, &account, Entry { secret: None, ..entry });
@@ -247,23 +258,35 @@ impl GuessPermit {
         self.reservation.take().map(|reservation| reservation.settle(outcome, now)).unwrap_or_default()
     }
 
-    /// Who hears of the ban that a drop leads to: a client that hangs up on his last guess is banned for it too.
-    /// Called at most once, from `drop`; never after [`Self::settle`].
-    pub fn on_drop(mut self, heard_by: impl FnOnce(Settled) + Send + Sync + 'static) -> Self {
-        self.on_drop = Some(Box::new(heard_by));
+    /// Whether this repeats a guess that failed already, and is not counted.
+    pub fn is_repeat(&self) -> bool {
+        self.reservation.as_ref().is_some_and(|reservation| reservation.id.is_none())
+    }
+
+    /// `reached` says at a drop whether anything of the attempt can have reached the application: if not, it is given back.
+    /// `heard_by` hears of the outcome and of the ban that a drop leads to: a client that hangs up on his last guess is
+    /// banned for it too. Called at most once, from `drop`; never after [`Self::settle`].
+    pub fn on_drop(
+        mut self,
+        reached: impl Fn() -> bool + Send + Sync + 'static,
+        heard_by: impl FnOnce(Settled, LoginOutcome) + Send + Sync + 'static,
+    ) -> Self {
+        self.on_drop = Some(OnDrop { reached: Box::new(reached), heard_by: Box::new(heard_by) });
         self
     }
 }
 
 impl Drop for GuessPermit {
-    /// Fails closed: an attempt that was cut off after it was sent counts as a failure.
+    /// Fails closed: an attempt that was cut off counts as a failure, unless it is known that nothing of it was sent.
     fn drop(&mut self) {
-        if let Some(reservation) = self.reservation.take() {
-            let now = reservation.ledger.clock.now();
-            let settled = reservation.settle(LoginOutcome::Failed, now);
-            if let Some(heard_by) = self.on_drop.take() {
-                heard_by(settled);
-            }
+        let Some(reservation) = self.reservation.take() else { return };
+        let on_drop = self.on_drop.take();
+        let unsent = on_drop.as_ref().is_some_and(|on_drop| !(on_drop.reached)());
+        let outcome = if unsent { LoginOutcome::Unsent } else { LoginOutcome::Failed };
+        let now = reservation.ledger.clock.now();
+        let settled = reservation.settle(outcome, now);
+        if let Some(OnDrop { heard_by, .. }) = on_drop {
+            heard_by(settled, outcome);
         }
     }
 }

@@ -104,7 +104,7 @@ impl<K: Hash + Eq + Clone> Table<K> {
     }
 
     /// Changes a key's entries, and gives the key's place back when none are left.
-    pub(super) fn change(&self, shard: &mut Shard<K>, key: &Key<K>, change: impl Fn(&mut Entries)) {
+    pub(super) fn change(&self, shard: &mut Shard<K>, key: &Key<K>, mut change: impl FnMut(&mut Entries)) {
         if let Some(entries) = shard.exact.get_mut(&key.exact) {
             change(entries);
             if entries.is_empty() {

@@ -41,7 +41,7 @@ fn client(ip: &str) -> Guesser {
 
 fn attempt(account: &str, secret: Option<&str>) -> Attempt {
     let secret = secret.map(|secret| Zeroizing::new(secret.as_bytes().to_vec()));
-    Attempt { account: AccountKey(account.into()), secret }
+    Attempt { account: AccountKey(account.into()), secret, rest: Some(Zeroizing::new([0; 32])) }
 }
 
 impl Bench {
@@ -211,15 +211,50 @@ fn attacker_hangs_up_before_the_answer_and_it_counts_and_bans() {
     for _ in 0..5 {
         let heard = Arc::clone(&heard);
         let permit = bench.reserve(&who, "ann").expect("room");
-        drop(permit.on_drop(move |settled| heard.lock().expect("whole").push(settled.ban)));
+        drop(permit.on_drop(|| true, move |settled, _| heard.lock().expect("whole").push(settled.ban)));
     }
     let ban = Some((BanKey::Net("192.0.2.1/32".parse().expect("a net")), 5));
     assert_eq!(*heard.lock().expect("whole"), [None, None, None, None, ban]);
     let heard = Arc::new(Mutex::new(0));
     let again = Arc::clone(&heard);
-    let permit = bench.reserve(&client("192.0.2.2"), "ann").expect("room").on_drop(move |_| *again.lock().expect("whole") += 1);
+    let permit = bench
+        .reserve(&client("192.0.2.2"), "ann")
+        .expect("room")
+        .on_drop(|| true, move |_, _| *again.lock().expect("whole") += 1);
     permit.settle(LoginOutcome::Failed, bench.now());
     assert_eq!(*heard.lock().expect("whole"), 0, "a settled permit is not dropped");
+}
+
+#[test]
+fn an_attempt_cut_off_before_it_was_sent_is_given_back() {
+    let bench = bench();
+    let who = client("192.0.2.1");
+    for _ in 0..6 {
+        let permit = bench.reserve(&who, "ann").expect("room");
+        drop(permit.on_drop(
+            || false,
+            |settled, outcome| {
+                assert_eq!((settled.ban, outcome), (None, LoginOutcome::Unsent));
+            },
+        ));
+    }
+    assert_eq!(bench.ledger.peek(&who, bench.now()), (0, 0, 5));
+}
+
+#[test]
+fn trap_second_factor_behind_a_known_password_is_counted() {
+    let bench = bench();
+    let who = client("192.0.2.1");
+    let mut passed = 0;
+    for code in 0..100u8 {
+        let guess = Attempt { rest: Some(Zeroizing::new([code; 32])), ..attempt("ann", Some("stolen")) };
+        let Ok(permit) = bench.ledger.reserve(who.clone(), &guess, bench.now()) else { break };
+        passed += 1;
+        if permit.settle(LoginOutcome::Failed, bench.now()).ban.is_some() {
+            break;
+        }
+    }
+    assert_eq!(passed, 5 + 4 * 3, "five guesses, and three variants of each but the last");
 }
 
 #[test]
