@@ -450,7 +450,8 @@ impl Idle {
 
     /// Usable, or about to be.
     fn is_wanted(&self, now: Instant) -> bool {
-        self.is_usable(now) || (!self.sender.is_closed() && now.saturating_duration_since(self.since) < SETTLE)
+        let settling = !self.sender.is_ready() && !self.sender.is_closed();
+        self.is_usable(now) || (settling && now.saturating_duration_since(self.since) < SETTLE)
     }
 }
 
