@@ -30,6 +30,10 @@ bench:
 fuzz *targets:
     SECONDS_IN_ALL="${SECONDS_IN_ALL:-3600}" fuzz/run-short.sh {{ targets }}
 
+# Beside nginx, haproxy and envoy; see benches/peers/README.md.
+bench-peers *args:
+    benches/peers/run.py {{ args }}
+
 # Rewrites the expected messages of tests/config/bad; read the diff.
 bless:
     DOORWARD_BLESS=1 cargo test --test it config

@@ -161,7 +161,7 @@ impl Pool {
     pub fn sweep(&self) {
         let now = Instant::now();
         self.shelves.lock().retain(|_, shelf| {
-            shelf.idle.retain(|idle| idle.is_usable(now));
+            shelf.idle.retain(|idle| idle.is_wanted(now));
             shelf.shared.retain(|shared| shared.is_wanted(now));
             shelf.server.strong_count() > 0
         });
@@ -233,7 +233,8 @@ impl Pool {
             return Ok((lease, true));
         }
         let limit = terms.upstream.timeouts.connect;
-        let connected = match tokio::time::timeout(limit, self.shelves.connect(server, terms)).await {
+        // Boxed: a request whose connection is kept should not carry the room for a handshake.
+        let connected = match tokio::time::timeout(limit, Box::pin(self.shelves.connect(server, terms))).await {
             Ok(connected) => connected,
             Err(_) => Err(NoLease::Failed(format!("no connection within {limit:?}"))),
         };
@@ -311,7 +312,9 @@ impl Drop for Outstanding {
         if !self.ended || sender.is_closed() {
             return;
         }
-        if sender.is_ready() {
+        // It may not be ready yet: its task has still to see the end. `take` passes over it for so long, which costs less than a
+        // task that waits; only who stands in the queue must be told when it is.
+        if sender.is_ready() || !self.server.capacity.is_queued() {
             return self.shelves.put(&self.server, sender, seat, self.keep);
         }
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
@@ -341,12 +344,12 @@ impl Shelves {
             return None;
         }
         let now = Instant::now();
-        while let Some(idle) = shelf.idle.pop() {
-            if idle.is_usable(now) {
-                return Some(Lease { wire: Wire::H1(idle.sender), seat: idle.seat, _stream: None });
-            }
+        let at = shelf.idle.iter().rposition(|idle| idle.is_usable(now));
+        if at.is_none() {
+            shelf.idle.retain(|idle| idle.is_wanted(now));
         }
-        None
+        let idle = shelf.idle.remove(at?);
+        Some(Lease { wire: Wire::H1(idle.sender), seat: idle.seat, _stream: None })
     }
 
     fn put(&self, server: &Arc<Server>, sender: http1::SendRequest<Outgoing>, seat: Option<Arc<Seat>>, keep: Duration) {
@@ -434,6 +437,11 @@ impl Shelf {
 impl Idle {
     fn is_usable(&self, now: Instant) -> bool {
         self.sender.is_ready() && now.saturating_duration_since(self.since) < self.keep
+    }
+
+    /// Usable, or about to be.
+    fn is_wanted(&self, now: Instant) -> bool {
+        self.is_usable(now) || (!self.sender.is_closed() && now.saturating_duration_since(self.since) < SETTLE)
     }
 }
 

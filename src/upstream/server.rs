@@ -416,6 +416,21 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_name_that_moved_is_asked_for_again_at_once_when_a_connect_fails_and_soon_otherwise() {
+        let url = ServerUrl { scheme: ServerScheme::Http, host: "localhost".into(), port: 9 };
+        let server = Server::new(0, "portal".into(), url, None, Events::sink());
+        let old: Arc<[SocketAddr]> = Arc::new([SocketAddr::from(([127, 9, 9, 9], 9))]);
+        let remember = |at| *lock(&server.resolved) = Some((at, old.clone()));
+        remember(Instant::now());
+        assert_eq!(server.addresses().await.unwrap(), old);
+        server.connect_failed("refused");
+        assert_ne!(server.addresses().await.unwrap(), old);
+        remember(Instant::now());
+        tokio::time::advance(RESOLVED_FOR).await;
+        assert_ne!(server.addresses().await.unwrap(), old);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_server_that_does_not_answer_is_ejected_ever_longer_until_it_answers() {
         let url = ServerUrl { scheme: ServerScheme::Http, host: "127.0.0.1".into(), port: 9 };
         let server = Server::new(0, "portal".into(), url, None, Events::sink());

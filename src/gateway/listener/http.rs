@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::TryFutureExt as _;
 use http::header::{CONNECTION, HeaderValue};
 use http::{Request, Response, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
@@ -190,18 +191,20 @@ fn receive(request: Request<Incoming>) -> (Request<Inbound>, Unread) {
     (Request::from_parts(head, body), unread)
 }
 
-async fn answer(
+/// No `async fn`: that would hold the future of the whole request twice, as its argument and as what it awaits.
+fn answer(
     in_flight: InFlight,
     unread: Unread,
     h2: bool,
     response: impl Future<Output = Result<Response<Body>, Dropped>>,
-) -> Result<Response<Answer>, Dropped> {
-    let response = response.await?;
-    if h2 {
-        unread.drink().await;
-    }
-    let pace = PACE.try_with(Arc::clone).ok();
-    Ok(response.map(|body| Answer { body, pace, _unread: unread, _in_flight: in_flight }))
+) -> impl Future<Output = Result<Response<Answer>, Dropped>> {
+    response.and_then(move |response| async move {
+        if h2 {
+            unread.drink().await;
+        }
+        let pace = PACE.try_with(Arc::clone).ok();
+        Ok(response.map(|body| Answer { body, pace, _unread: unread, _in_flight: in_flight }))
+    })
 }
 
 /// An answer's body: the request is in flight until it ends, and what was not read of it is kept.
@@ -266,8 +269,10 @@ where
         let stall = self.stall;
         let pace = Arc::<Pace>::default();
         let watch = Arc::clone(&self.watch);
-        tokio::spawn(PACE.scope(Arc::clone(&pace), async move {
-            if paced(stream, pace, stall).await == Paced::Stalled {
+        // Boxed before it is wrapped: each layer of a task moves what it holds, and a stream holds a whole request.
+        let stream = paced(Box::pin(stream), Arc::clone(&pace), stall);
+        tokio::spawn(PACE.scope(pace, async move {
+            if stream.await == Paced::Stalled {
                 watch.stall();
             }
         }));

@@ -253,8 +253,9 @@ impl Door {
         let held = Held { _slot: slot, _client: client_slot, _open: self.open.token() };
         let wire = Wire::new(stream, ahead, Arc::clone(watch), Some(held));
         let end = match self.kind {
-            ListenerKind::PlainHttp => self.refuse_plain(wire, watch, peer, client).await,
-            ListenerKind::Https => match handshake::secure(&self.worker, wire, watch, peer, client).await {
+            // Boxed: an idle connection's task would else be as large as the largest of these, for as long as it lives.
+            ListenerKind::PlainHttp => Box::pin(self.refuse_plain(wire, watch, peer, client)).await,
+            ListenerKind::Https => match Box::pin(handshake::secure(&self.worker, wire, watch, peer, client)).await {
                 Some(secured) => {
                     watch.forget();
                     self.speak(secured, watch).await
