@@ -72,9 +72,9 @@ pub fn floods() -> Vec<Flood> {
         flood("WINDOW_UPDATE of the connection", none(), |_| frame(WINDOW_UPDATE, 0, 0, &1_u32.to_be_bytes())),
         flood("WINDOW_UPDATE of a stream", body.clone(), |_| frame(WINDOW_UPDATE, 0, 1, &1_u32.to_be_bytes())),
         flood("empty DATA", body.clone(), |_| frame(DATA, 0, 1, b"")),
-        flood("padded empty DATA", body, |_| frame(DATA, 8, 1, &[0])),
+        flood("padded empty DATA", body.clone(), |_| frame(DATA, 8, 1, &[0])),
         flood("unknown frames", none(), |_| frame(0xfa, 0, 0, b"grease")),
-        flood("GOAWAY", none(), |_| frame(GOAWAY, 0, 0, &[0; 8])),
+        flood("GOAWAY", body, |_| frame(GOAWAY, 0, 0, &[0; 8])),
         flood("PUSH_PROMISE", none(), |at| frame(PUSH_PROMISE, END_HEADERS, 1, &[&odd(at).to_be_bytes()[..], b"\x82"].concat())),
         flood("a mixture of control frames", none(), |at| match at % 4 {
             0 => frame(PING, 0, 0, b"floodfld"),

@@ -131,7 +131,7 @@ impl Recorder {
             let before = bytes.len();
             let read = stream.read_buf(&mut bytes).await;
             if !matches!(read, Ok(1..)) {
-                let cut = (!bytes.is_empty()).then(|| Arrived::Cut(bytes));
+                let cut = (!bytes.is_empty()).then_some(Arrived::Cut(bytes));
                 return self.note(peer, cut, &[]);
             }
             self.note(peer, None, &bytes);

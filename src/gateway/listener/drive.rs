@@ -48,6 +48,8 @@ pub(super) enum End<E> {
 /// How long a connection may take to say goodbye, and one that is condemned.
 const GOODBYE: Duration = Duration::from_secs(5);
 const LAST_WORDS: Duration = Duration::from_secs(1);
+/// Streams that may stall before a connection without any other ends with them: one paused download is no attack.
+const MOST_STALLS: usize = 3;
 
 /// Runs a connection to its end. `stop` and `idle` ask it to close after what is in flight; the other deadlines drop it.
 /// Fails closed: every phase but an answer in the making has a deadline, and those have the application's.
@@ -76,7 +78,7 @@ where
                 return Poll::Ready(End::Closed(result));
             }
             course.observe(watch);
-            if watch.stalled() && watch.in_flight() == 0 {
+            if watch.stalls() >= MOST_STALLS && watch.in_flight() == 0 {
                 return Poll::Ready(End::Stalled);
             }
             let Some(deadline) = course.deadline() else { return Poll::Pending };
@@ -366,12 +368,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_stalled_and_asks_for_nothing_else_is_cut() {
+    async fn a_client_whose_streams_stalled_and_that_asks_for_nothing_else_is_cut() {
         let (_wire, _theirs, watch) = wire(64);
         let request = watch.begin();
         let course = async {
             tokio::time::sleep(Duration::from_secs(3)).await;
-            watch.stall();
+            (0..MOST_STALLS).for_each(|_| watch.stall());
             tokio::time::sleep(Duration::from_secs(1)).await;
             drop(request);
             tokio::task::yield_now().await;

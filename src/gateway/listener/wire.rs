@@ -58,8 +58,8 @@ pub(super) struct Watch {
     written: AtomicUsize,
     /// The last request has a body, which may not have been read.
     owes: AtomicBool,
-    /// A stream was cut because its client took nothing of it.
-    stalled: AtomicBool,
+    /// Streams cut because their client took nothing of them.
+    stalls: AtomicUsize,
     /// The head from which on requests are ambiguous, and why.
     doubt: OnceLock<(usize, &'static str)>,
     /// Why the connection is to be ended.
@@ -93,7 +93,7 @@ impl Default for Watch {
             blocked: AtomicBool::new(false),
             written: AtomicUsize::new(0),
             owes: AtomicBool::new(false),
-            stalled: AtomicBool::new(false),
+            stalls: AtomicUsize::new(0),
             doubt: OnceLock::new(),
             condemned: OnceLock::new(),
         }
@@ -172,11 +172,11 @@ impl Watch {
     }
 
     pub(super) fn stall(&self) {
-        self.stalled.store(true, Ordering::Relaxed);
+        self.stalls.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn stalled(&self) -> bool {
-        self.stalled.load(Ordering::Relaxed)
+    pub(super) fn stalls(&self) -> usize {
+        self.stalls.load(Ordering::Relaxed)
     }
 
     /// From this head on, counted from one, no request is to be trusted.
