@@ -22,6 +22,10 @@ lint:
 bench:
     cargo bench --bench decide --bench limits --bench bans
 
+# What strangers, floods and broken machines do to the built gateway, as one table. Minutes; `just attack tables` plays one section.
+attack *args:
+    cargo test --release --test attack -- {{ args }}
+
 # Fuzzes every target (or those named) for an hour in all; SECONDS_IN_ALL=60 is what CI runs.
 fuzz *targets:
     SECONDS_IN_ALL="${SECONDS_IN_ALL:-3600}" fuzz/run-short.sh {{ targets }}
