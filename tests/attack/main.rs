@@ -32,6 +32,12 @@ fn main() -> ExitCode {
         slow::crowd(&arguments[1..]);
         return ExitCode::SUCCESS;
     }
+    if let [first, table] = &arguments[..]
+        && first == tables::TABLE
+    {
+        tables::alone(table);
+        return ExitCode::SUCCESS;
+    }
     if let Some(at) = arguments.iter().position(|argument| argument == "--doorward") {
         let path = arguments.drain(at..(at + 2).min(arguments.len())).nth(1).expect("--doorward PATH");
         harness::use_binary(path.into());

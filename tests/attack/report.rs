@@ -21,6 +21,13 @@ impl Report {
         println!("{} {case:<58} {expected:<44} {seen}", if ok { "  ok" } else { "DIFF" });
     }
 
+    /// A row that another process made.
+    pub fn line(&mut self, line: &str) {
+        self.rows += 1;
+        self.differences += usize::from(!line.starts_with("  ok "));
+        println!("{line}");
+    }
+
     pub fn end(self) -> ExitCode {
         println!("\n{} cases, {} differences", self.rows, self.differences);
         if self.differences == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }

@@ -2,4 +2,6 @@
 
 mod architecture;
 mod config;
+mod shedding;
 mod support;
+mod tables;

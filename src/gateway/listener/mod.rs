@@ -234,7 +234,7 @@ impl Door {
     async fn receive(&self, mut stream: TcpStream, peer: IpAddr, slot: Slot, guest: Guest, watch: &Arc<Watch>) {
         let (client, client_slot, ahead) = match guest {
             Guest::Direct(client, client_slot) => (client, client_slot, Bytes::new()),
-            Guest::Proxied => match self.introduce(&mut stream, peer).await {
+            Guest::Proxied => match Box::pin(self.introduce(&mut stream, peer)).await {
                 Ok(introduced) => introduced,
                 Err(None) => return,
                 Err(Some((client, cause))) => return self.turn_away(&stream, peer, client, cause),
@@ -247,9 +247,10 @@ impl Door {
         let held = Held { _slot: slot, _client: client_slot, _open: self.open.token() };
         let wire = Wire::new(stream, ahead, Arc::clone(watch), Some(held));
         let end = match self.kind {
-            ListenerKind::PlainHttp => self.refuse_plain(wire, watch, peer, client).await,
-            ListenerKind::Https => match handshake::secure(&self.worker, wire, watch, peer, client).await {
-                Some(secured) => self.speak(secured, watch).await,
+            // Each phase in a place of its own: else a silent connection would hold room for all that it might become.
+            ListenerKind::PlainHttp => Box::pin(self.refuse_plain(wire, watch, peer, client)).await,
+            ListenerKind::Https => match Box::pin(handshake::secure(&self.worker, wire, watch, peer, client)).await {
+                Some(secured) => Box::pin(self.speak(secured, watch)).await,
                 None => return,
             },
         };
