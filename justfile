@@ -14,6 +14,10 @@ ci:
 demo *args:
     cargo run --release -- demo {{ args }}
 
+# The abuse tables against the built release binary; see tests/attack/main.rs for what it takes.
+attack *args:
+    cargo test --release --test attack -- {{ args }}
+
 lint:
     cargo fmt --check
     cargo clippy --all-targets -- -D warnings
@@ -22,13 +26,13 @@ lint:
 bench:
     cargo bench --bench decide --bench limits --bench bans
 
-# What strangers, floods and broken machines do to the built gateway, as one table. Minutes; `just attack tables` plays one section.
-attack *args:
-    cargo test --release --test attack -- {{ args }}
-
 # Fuzzes every target (or those named) for an hour in all; SECONDS_IN_ALL=60 is what CI runs.
 fuzz *targets:
     SECONDS_IN_ALL="${SECONDS_IN_ALL:-3600}" fuzz/run-short.sh {{ targets }}
+
+# Beside nginx, haproxy and envoy; see benches/peers/README.md.
+bench-peers *args:
+    benches/peers/run.py {{ args }}
 
 # Rewrites the expected messages of tests/config/bad; read the diff.
 bless:

@@ -12,7 +12,7 @@ use doorward::policy::approval::ApprovalRules;
 use doorward::policy::ban::{BanAnswer, BanRules, GuessBudget, GuessBudgets};
 use doorward::policy::bot::{BotClass, BotClassifier};
 use doorward::policy::limit::LimitSpec;
-use doorward::policy::route::{BotRule, CertDemand, HostPattern, Sites, Sni, host_of};
+use doorward::policy::route::{BotRule, CertDemand, HostPattern, Sites, host_of};
 use doorward::policy::{
     ApprovalFact, CanonicalPath, CertFact, Denial, Facts, Permit, Policy, PolicyDocument, Reason, Route, RouteId, Site, SiteId,
     UpstreamId,
@@ -21,6 +21,7 @@ use http::Method;
 use jiff::Timestamp;
 
 const AUTHORITY: &str = "portal.example.com:8443";
+const SERVER_NAME: &str = "portal.example.com";
 const TARGET: &str = "/orders/2026/17?view=full";
 const BROWSER: &[u8] = b"Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0.0.0 Safari/537.36";
 
@@ -78,7 +79,7 @@ fn now() -> Now {
 fn decide_plain_get(policy: &Policy, classes: &HashMap<Box<[u8]>, BotClass>, now: Now) -> Result<Permit, Denial> {
     let bad_request = |cause: &'static str| Denial::new(Reason::BadRequest, cause);
     let host = host_of(black_box(AUTHORITY)).ok_or_else(|| bad_request("host"))?;
-    let site = policy.sites.resolve(Sni::Site(SiteId(0)), &host)?;
+    let site = policy.sites.resolve(policy.sites.named(Some(SERVER_NAME)), &host)?;
     let path = CanonicalPath::parse(black_box(TARGET)).map_err(|_| bad_request("path"))?;
     let route = site.route(&path)?;
     if route.attempt(&Method::GET, &path).is_some() {
@@ -103,7 +104,9 @@ fn bench_parts(c: &mut Criterion) {
     c.bench_function("path/canonical", |b| b.iter(|| CanonicalPath::parse(black_box(TARGET))));
     c.bench_function("path/escaped", |b| b.iter(|| CanonicalPath::parse(black_box("/caf%c3%a9/%7Ealice?x=1"))));
     c.bench_function("host/resolve", |b| {
-        b.iter(|| host_of(black_box(AUTHORITY)).map(|host| policy.sites.resolve(Sni::Site(SiteId(0)), &host).is_ok()))
+        b.iter(|| {
+            host_of(black_box(AUTHORITY)).map(|host| policy.sites.resolve(policy.sites.named(Some(SERVER_NAME)), &host).is_ok())
+        })
     });
     let nets: Nets = (0..100_000u32).map(|n| ipnet::Ipv4Net::new_assert((n << 12).into(), 24).into()).collect();
     c.bench_function("nets/contains-100k", |b| b.iter(|| nets.contains(black_box([192, 0, 2, 7].into()))));

@@ -1,4 +1,4 @@
-//! The only place that reads a clock. Everything else takes a [`Now`].
+//! The only place that reads the system's clocks. Decisions take a [`Now`]; deadlines of sockets run on timers.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};

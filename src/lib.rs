@@ -4,7 +4,7 @@
 //! The house has five floors and a roof. A module imports only from floors *below* its own, never sideways, never up;
 //! `tests/it/architecture.rs` holds it to that. Read [`gateway`] first: `Worker::handle` is one request, top to bottom.
 //!
-//! **Floor 0, the pure decision core.** [`clock`] is the only place that reads the time, [`net`] says what one client is.
+//! **Floor 0, the pure decision core.** [`clock`] is where decisions get the time, [`net`] says what one client is.
 //! [`policy`] holds routes, identities, logins, bans, bots, approvals and limits as values, and `Policy::decide`, the only
 //! maker of permits. No I/O, no lock; `now` is a parameter.
 //!
@@ -20,6 +20,17 @@
 //! **The roof.** [`server`] wires it all: `prepare` may fail and touches nothing live, `commit` cannot fail. [`cli`] is the
 //! command line, and the demo.
 #![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::print_stdout,
+        clippy::print_stderr
+    )
+)]
 
 pub mod clock;
 pub mod net;

@@ -1,6 +1,8 @@
 //! Roof: `prepare` (may fail, touches nothing live) -> `commit` (cannot fail); signals, file watch, drain.
 
 mod check;
+mod prepare;
+mod process;
 mod status;
 mod watch;
 mod workers;
@@ -19,10 +21,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Admin, Control};
 use crate::clock::{Clock, Now};
-use crate::config::{self, Config, Diagnostic, Diagnostics, Located, Severity};
+use crate::config::{Config, Diagnostics, Severity};
 use crate::events::{Event, Events};
 use crate::gateway::inspect::Bots;
-use crate::gateway::listener::{self, ListenerKind, Slots, Sockets};
+use crate::gateway::listener::{ListenerKind, Slots, Sockets};
 use crate::gateway::{Gateway, Snapshot, State};
 use crate::state::accounts::Successes;
 use crate::state::approvals::{Approvals, TokenKey};
@@ -35,7 +37,9 @@ use crate::tls::TlsState;
 use crate::upstream::{Upstream, Upstreams};
 
 pub use check::check;
-use watch::Watch;
+use prepare::{Prepared, wanted};
+use process::{announce, watch_signals};
+use watch::{Prints, Watch};
 use workers::Crew;
 
 /// Between the fall of readiness and the closing of the listeners, so that a balancer sees it first.
@@ -101,6 +105,8 @@ struct Roof {
     draining: AtomicBool,
     reloading: tokio::sync::Mutex<()>,
     retarget: tokio::sync::Notify,
+    /// The files of the live snapshot, as they were before they were read.
+    read: Mutex<Prints>,
     /// Overflows of each table when they were last told.
     overflows: [AtomicU64; 4],
     started: Now,
@@ -118,76 +124,12 @@ struct OpenDoor {
     stop: CancellationToken,
 }
 
-/// A config made ready: everything that can fail has been done, nothing live was touched.
-struct Prepared {
-    config: Arc<Config>,
-    tls: Arc<TlsState>,
-    upstreams: Vec<Arc<Upstream>>,
-    sockets: Vec<(SocketAddr, Sockets)>,
-    metrics: Option<(SocketAddr, TcpListener)>,
-}
-
-impl Prepared {
-    /// Loads and checks everything behind a config. Fails closed: with any error nothing comes of it.
-    fn load(path: &Path, live: Option<&Roof>) -> Result<(Self, Diagnostics), Diagnostics> {
-        let (config, mut found) = config::load(path)?;
-        let config = Arc::new(config);
-        let snapshot = live.map(|roof| roof.gateway.snapshot.load_full());
-        if let Some(snapshot) = &snapshot {
-            found.list.extend(needs_restart(&snapshot.config, &config));
-        }
-        let tls = match TlsState::prepare(&config, snapshot.as_ref().map(|snapshot| &*snapshot.tls)) {
-            Ok(tls) => Some(Arc::new(tls)),
-            Err(errors) => {
-                found.list.extend(errors);
-                None
-            }
-        };
-        if live.is_some() {
-            found.list.extend(probe_logs(&config));
-        }
-        let (Some(tls), false) = (tls, found.has_errors()) else { return Err(found) };
-        let mut prepared = Self { config, tls, upstreams: Vec::new(), sockets: Vec::new(), metrics: None };
-        match prepared.bind(live) {
-            Ok(()) => Ok((prepared, found)),
-            Err(errors) => {
-                found.list.extend(errors);
-                Err(found)
-            }
-        }
-    }
-
-    /// Binds what is not open yet.
-    fn bind(&mut self, live: Option<&Roof>) -> Result<(), Vec<Diagnostic>> {
-        let doors = live.map(|roof| roof.doors());
-        let mut errors = Vec::new();
-        for (at, kind) in wanted(&self.config) {
-            if doors.as_ref().is_some_and(|doors| doors.open.contains_key(&(at.value, kind))) {
-                continue;
-            }
-            match listener::bind(at.value, kind, self.config.workers) {
-                Ok(sockets) => self.sockets.push((at.value, sockets)),
-                Err(error) => errors.push(cannot_bind(at, &error)),
-            }
-        }
-        if let Some(at) = &self.config.listen.metrics {
-            let open = doors.as_ref().and_then(|doors| doors.metrics.as_ref()).map(|(asked, ..)| *asked);
-            if open != Some(at.value) {
-                match TcpListener::bind(at.value).and_then(|socket| socket.set_nonblocking(true).map(|()| socket)) {
-                    Ok(socket) => self.metrics = Some((at.value, socket)),
-                    Err(error) => errors.push(cannot_bind(at, &error)),
-                }
-            }
-        }
-        if errors.is_empty() { Ok(()) } else { Err(errors) }
-    }
-}
-
 impl Roof {
     /// Everything up to the first accept.
     fn start(path: &Path, options: Options) -> Result<Live, StartError> {
         let clock = options.clock.clone().unwrap_or_else(Clock::system);
         let now = clock.now();
+        let read = Prints::of(vec![path.to_path_buf()]);
         let (mut prepared, warnings) = Prepared::load(path, None).map_err(StartError::Config)?;
         let config = Arc::clone(&prepared.config);
         if options.process && !warnings.list.is_empty() {
@@ -232,6 +174,7 @@ impl Roof {
             draining: AtomicBool::new(false),
             reloading: tokio::sync::Mutex::new(()),
             retarget: tokio::sync::Notify::new(),
+            read: Mutex::new(read),
             overflows: Default::default(),
             started: now,
         });
@@ -255,7 +198,7 @@ impl Roof {
         if let Err(error) = gateway.events.reconfigure(&config.log) {
             gateway.events.emit(Event::StoreFailed { action: "log", error: error.to_string() });
         }
-        self.upstreams.commit(&upstreams);
+        self.take_over_upstreams(&upstreams);
         let policy = Arc::clone(policy);
         gateway.snapshot.store(Arc::new(Snapshot { generation, policy, tls, upstreams, config: Arc::clone(&config) }));
         self.open_doors(&config, sockets, metrics);
@@ -268,6 +211,7 @@ impl Roof {
         let labels: Vec<_> =
             config.policy.sites.iter().flat_map(|site| site.routes.iter()).map(|route| Arc::clone(&route.label)).collect();
         metrics.routes(generation, &labels);
+        metrics.forget_files();
         let now = self.gateway.clock.now().wall;
         for file in tls.expiries() {
             metrics.expiry(file.kind, &file.path.to_string_lossy(), file.until.as_second());
@@ -278,18 +222,29 @@ impl Roof {
         }
     }
 
+    /// The gauges too: a server that never changed its state is up, and one that is gone is neither.
+    fn take_over_upstreams(&self, upstreams: &[Arc<Upstream>]) {
+        let metrics = self.gateway.events.metrics();
+        for gone in self.upstreams.status() {
+            metrics.forget_server(&gone.upstream, &gone.server);
+        }
+        self.upstreams.commit(upstreams);
+        for server in self.upstreams.status() {
+            metrics.server_up(&server.upstream, &server.server, server.healthy);
+        }
+    }
+
     fn open_doors(
         self: &Arc<Self>,
         config: &Config,
         sockets: Vec<(SocketAddr, Sockets)>,
         metrics: Option<(SocketAddr, TcpListener)>,
     ) {
-        let drain = config.deadlines.drain;
         let mut doors = self.doors();
         for (asked, sockets) in sockets {
             let (bound, stop) = (sockets.address, CancellationToken::new());
             let key = (asked, sockets.kind);
-            self.crew.serve(sockets, &stop, drain);
+            self.crew.serve(sockets, &stop);
             doors.open.insert(key, OpenDoor { bound, stop });
         }
         let wanted: Vec<_> = wanted(config).map(|(at, kind)| (at.value, kind)).collect();
@@ -319,6 +274,7 @@ impl Roof {
     async fn reload(self: &Arc<Self>) -> Result<u64, String> {
         let _one_at_a_time = self.reloading.lock().await;
         let roof = Arc::clone(self);
+        let read = Prints::of(self.files());
         let prepared = tokio::task::spawn_blocking(move || {
             let (mut prepared, _) = Prepared::load(&roof.path, Some(&roof))?;
             prepared.upstreams = roof.upstreams.prepare(&prepared.config.upstreams, prepared.tls.upstream_clients());
@@ -328,6 +284,7 @@ impl Roof {
         .map_err(|panicked| panicked.to_string())?;
         match prepared {
             Ok(prepared) => {
+                *self.read.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = read;
                 let generation = self.commit(prepared);
                 self.gateway.events.emit(Event::ConfigReloaded { generation, path: self.path.clone() });
                 Ok(generation)
@@ -423,22 +380,23 @@ impl Live {
     async fn live(self) -> Result<(), StartError> {
         let Self { roof, prepared, admin_socket, options } = self;
         let generation = roof.commit(prepared);
+        // So that the gauges of tables are there from the first scrape on.
+        roof.sweep();
         let backstage = CancellationToken::new();
         tokio::spawn(Arc::clone(&roof.upstreams).run_health(backstage.clone()));
         let admin = tokio::spawn(admin::serve(roof.admin(), admin_socket, backstage.clone()));
         roof.gateway.events.emit(Event::Started { generation, version: env!("CARGO_PKG_VERSION") });
         let bound = roof.bound();
+        let stop = options.stop.unwrap_or_default();
         if options.process {
+            // Before the ready line: whoever waits for it may signal at once.
+            watch_signals(&roof, &stop).map_err(io_error("signals"))?;
             announce(&bound, generation);
         }
         if let Some(ready) = options.on_ready {
             ready(bound.clone());
         }
 
-        let stop = options.stop.unwrap_or_default();
-        if options.process {
-            watch_signals(&roof, &stop).map_err(io_error("signals"))?;
-        }
         roof.tend(&stop).await;
         let cut = roof.drain().await;
 
@@ -447,7 +405,6 @@ impl Live {
         roof.gateway.events.emit(Event::Stopped { cut });
         roof.store.close();
         roof.gateway.events.flush(FLUSH);
-        let _ = std::fs::remove_file(&bound.admin);
         Ok(())
     }
 }
@@ -455,12 +412,13 @@ impl Live {
 impl Roof {
     /// Until it is told to stop: files that change, tables that want sweeping.
     async fn tend(self: &Arc<Self>, stop: &CancellationToken) {
-        let mut watch = Watch::new(self.files());
+        let read = || std::mem::take(&mut *self.read.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
+        let mut watch = Watch::new(self.files(), &read());
         let mut sweep = tokio::time::interval(SWEEP);
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.retarget.notified() => watch.retarget(self.files()),
+                () = self.retarget.notified() => watch.retarget(self.files(), &read()),
                 () = watch.changed() => drop(self.reload().await),
                 _ = sweep.tick() => self.sweep(),
             }
@@ -531,97 +489,6 @@ fn open_state(config: &Config, clock: &Clock, now: Now) -> Result<(Arc<dyn Store
         approvals: Arc::new(Approvals::load(Arc::clone(&store), key, policy.approvals.clone(), now).map_err(failed)?),
     };
     Ok((store, state))
-}
-
-/// Every address of the config with what is served there.
-fn wanted(config: &Config) -> impl Iterator<Item = (&Located<SocketAddr>, ListenerKind)> {
-    let https = config.listen.https.iter().map(|at| (at, ListenerKind::Https));
-    https.chain(config.listen.http.iter().map(|at| (at, ListenerKind::PlainHttp)))
-}
-
-/// What a running gateway cannot take over.
-fn needs_restart(live: &Config, new: &Config) -> Vec<Diagnostic> {
-    let changed = [
-        ("workers", live.workers != new.workers),
-        ("state_dir", live.state_dir != new.state_dir),
-        ("listen.admin", live.listen.admin != new.listen.admin),
-        ("approvals.key", live.approvals_key.value != new.approvals_key.value),
-    ];
-    changed
-        .into_iter()
-        .filter(|(_, differs)| *differs)
-        .map(|(key, _)| {
-            Diagnostic::error(format!("`{key}` cannot change while the gateway runs"), &config::Span::default())
-                .help("restart the gateway to take it over, or set it back")
-        })
-        .collect()
-}
-
-/// Log files that could not be opened, found before anything is swapped.
-fn probe_logs(config: &Config) -> Vec<Diagnostic> {
-    let targets = [("log.access", &config.log.access), ("log.events", &config.log.events)];
-    targets
-        .into_iter()
-        .filter_map(|(key, target)| {
-            let config::LogTarget::File(path) = target else { return None };
-            let error = crate::events::probe(path).err()?;
-            let message = format!("`{key}`: {error}");
-            Some(Diagnostic::error(message, &config::Span::default()).help("make its folder writable for the gateway"))
-        })
-        .collect()
-}
-
-fn cannot_bind(at: &Located<SocketAddr>, error: &std::io::Error) -> Diagnostic {
-    let help = match error.kind() {
-        std::io::ErrorKind::AddrInUse => "another program listens there: stop it or choose another port",
-        std::io::ErrorKind::PermissionDenied => "ports under 1024 need CAP_NET_BIND_SERVICE",
-        std::io::ErrorKind::AddrNotAvailable => "no interface of this host has that address",
-        _ => "choose another address",
-    };
-    Diagnostic::error(format!("cannot listen on {}: {error}", at.value), &at.span).help(help)
-}
-
-fn announce(bound: &Bound, generation: u64) {
-    let list = |all: &[SocketAddr]| all.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
-    let metrics = bound.metrics.map(|at| format!(", metrics {at}")).unwrap_or_default();
-    let http = if bound.http.is_empty() { String::new() } else { format!(", http {}", list(&bound.http)) };
-    anstream::eprintln!(
-        "doorward ready: https {}{http}{metrics}, admin {}, generation {generation}",
-        list(&bound.https),
-        bound.admin.display()
-    );
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-}
-
-/// TERM, INT and QUIT drain, a second one ends at once; HUP reloads; USR1 reopens logs.
-fn watch_signals(roof: &Arc<Roof>, stop: &CancellationToken) -> std::io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    for kind in [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit()] {
-        let (mut signals, stop) = (signal(kind)?, stop.clone());
-        tokio::spawn(async move {
-            while signals.recv().await.is_some() {
-                if stop.is_cancelled() {
-                    std::process::exit(1);
-                }
-                stop.cancel();
-            }
-        });
-    }
-    let (mut reloads, reloading) = (signal(SignalKind::hangup())?, Arc::clone(roof));
-    tokio::spawn(async move {
-        while reloads.recv().await.is_some() {
-            if let Err(errors) = reloading.reload().await {
-                anstream::eprintln!("{errors}doorward: the old configuration lives on");
-            }
-        }
-    });
-    let (mut reopens, events) = (signal(SignalKind::user_defined1())?, roof.gateway.events.clone());
-    tokio::spawn(async move {
-        while reopens.recv().await.is_some() {
-            events.reopen();
-        }
-    });
-    Ok(())
 }
 
 fn io_error(what: &str) -> impl Fn(std::io::Error) -> StartError + use<> {

@@ -27,7 +27,7 @@ table! {
         state_dir: Located<PathBuf> = "state",
         /// Threads, each with its own runtime and listener; "auto" is one a core.
         workers: Workers = "auto",
-        /// The written policy that this gateway enforces; printed on reports.
+        /// The written policy that this gateway enforces; it stands in `status` and on every approval.
         policy: PolicyTable = {},
         /// Where the gateway listens, and whom it believes about addresses.
         listen: ListenTable = {},
@@ -61,11 +61,11 @@ table! {
 }
 
 table! {
-    /// The written policy that this gateway enforces; printed on reports.
+    /// The written policy that this gateway enforces; it stands in `status` and on every approval.
     pub struct PolicyTable {
-        /// The id of the written policy, on every decision.
+        /// The id of the written policy.
         id: String = "customer-security-policy",
-        /// The version of the written policy, on every decision.
+        /// The version of the written policy.
         version: String = "2024-10-04",
         /// Whom to ask about the policy; absent, none is named.
         contact: String = absent,
@@ -203,6 +203,10 @@ table! {
         health: HealthTable = absent,
         /// How long the gateway waits for the servers.
         timeouts: TimeoutsTable = {},
+        /// Connections that one server is given at most, over all workers; health checks come on top.
+        connections: Int<1, 1_000_000> = 256,
+        /// How long a request waits for one of them when all are busy, before it is answered 503.
+        queue: Period = "1s",
     }
 }
 
@@ -309,7 +313,7 @@ table! {
         forget: Period = "30d",
         /// Nets that may not be banned; they still authenticate and keep their budget.
         never: Vec<Located<IpNet>> = [],
-        /// Nets that are refused at the door, for good.
+        /// Nets that are refused for good, whatever they prove.
         always: Vec<Located<IpNet>> = [],
         /// What the banned see: 403 banned with Retry-After, or a connection closed before TLS.
         answer: BanAnswer = "explain",

@@ -162,6 +162,10 @@ pub struct UpstreamSpec {
     pub client_certificate: Option<CertificateFiles>,
     pub health: Option<HealthSpec>,
     pub timeouts: UpstreamTimeouts,
+    /// Of each server, over all workers.
+    pub connections: usize,
+    /// How long a request waits for one of them.
+    pub queue: Duration,
 }
 
 /// One server of an upstream.

@@ -26,6 +26,7 @@ fn fold(word: &str) -> Vec<char> {
 }
 
 /// Edits to get from one word to the other, a swap of neighbours being one (optimal string alignment).
+#[expect(clippy::indexing_slicing, reason = "rows are one longer than `b`, and every index comes from a position in it")]
 fn distance(a: &[char], b: &[char]) -> usize {
     let mut before: Vec<usize> = Vec::new();
     let mut above: Vec<usize> = (0..=b.len()).collect();

@@ -165,6 +165,11 @@ impl Metrics {
         self.tables.get_or_create(&label("table", name)).set(size);
     }
 
+    /// Whether a server takes requests now; later changes are told by events.
+    pub fn server_up(&self, upstream: &str, server: &str, up: bool) {
+        self.upstreams.get_or_create(&server_labels(upstream, server)).set(i64::from(up));
+    }
+
     /// Forgets a server that no snapshot names any more.
     pub fn forget_server(&self, upstream: &str, server: &str) {
         self.upstreams.remove(&server_labels(upstream, server));
@@ -215,7 +220,7 @@ impl Metrics {
                 self.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
             }
             Count::UpstreamUp { upstream, server, up } => {
-                self.upstreams.get_or_create(&server_labels(upstream, server)).set(i64::from(up));
+                self.server_up(upstream, server, up);
             }
             Count::StoreFailed => bump(Some(&self.store_failures)),
         }

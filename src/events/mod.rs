@@ -301,6 +301,44 @@ impl Events {
     }
 }
 
+impl RequestRecord {
+    /// A record of a request of which nothing is known but when, from where and how it came.
+    pub fn begun(
+        decision: DecisionId,
+        at: Timestamp,
+        generation: u64,
+        [client, peer]: [IpAddr; 2],
+        version: http::Version,
+    ) -> Self {
+        Self {
+            decision,
+            at,
+            generation,
+            client,
+            peer,
+            method: http::Method::GET,
+            host: String::new(),
+            path: String::new(),
+            version,
+            route: None,
+            status: 0,
+            reason: None,
+            cause: None,
+            identity: None,
+            approval: None,
+            bot: None,
+            upstream: None,
+            tls: None,
+            bytes_in: 0,
+            bytes_out: 0,
+            took: Duration::ZERO,
+            cut: false,
+            user_agent: None,
+            referer: None,
+        }
+    }
+}
+
 /// Whether a log file can be opened; makes it when it is missing. Never waits, also not on a named pipe. Errors name the file.
 pub fn probe(path: &std::path::Path) -> io::Result<()> {
     log::append(path).map(drop)

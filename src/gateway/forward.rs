@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use http::{Request, Response, StatusCode, Version};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::{BodyExt as _, Empty};
@@ -92,6 +92,10 @@ async fn exchange(
     let Reply { mut response, server, guard } = pool.send(upstream, request).await?;
     // How the upstream speaks is no matter between the client and this gateway.
     *response.version_mut() = Version::HTTP_11;
+    // RFC 9112 section 6.3: the chunks count, and a length beside them is a lie that must not be passed on.
+    if response.headers().contains_key(TRANSFER_ENCODING) {
+        response.headers_mut().remove(CONTENT_LENGTH);
+    }
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         response.headers_mut().remove(UPGRADE);
         response.extensions_mut().clear();

@@ -134,6 +134,11 @@ pub fn towards_client(headers: &mut HeaderMap, decision: DecisionId, host: &str)
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     }
     headers.insert(DOORWARD_DECISION, decision_value(decision));
+    demand_tls(headers, host);
+}
+
+/// RFC 6797 on every answer of a named host, the gateway's own refusals included; the application's own line stands.
+pub fn demand_tls(headers: &mut HeaderMap, host: &str) {
     if is_named_host(host) && !headers.contains_key(STRICT_TRANSPORT_SECURITY) {
         headers.insert(STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=31536000"));
     }
@@ -214,14 +219,14 @@ fn is_unwanted(name: &HeaderName) -> bool {
     let text = name.as_str();
     // Nearly every header that browsers send is let through by its first letter.
     match text.as_bytes().first() {
-        Some(b'c') => *name == CONNECTION || is_protected(text),
+        Some(b'c') => *name == CONNECTION || is_protected(text) || is_alias(name, &CONTENT_LENGTH),
         Some(b'd' | b'f' | b's' | b'x') => is_protected(text),
         Some(b'e') => *name == EXPECT,
         Some(b'h') => text == "http2-settings",
         Some(b'k') => *name == KEEP_ALIVE,
         // `Proxy` alone becomes HTTP_PROXY in CGI's environment.
         Some(b'p') => *name == PROXY_AUTHORIZATION || *name == PROXY_CONNECTION || *name == PROXY_AUTHENTICATE || text == "proxy",
-        Some(b't') => *name == TE || *name == TRAILER || *name == TRANSFER_ENCODING,
+        Some(b't') => *name == TE || *name == TRAILER || is_folded(name, &TRANSFER_ENCODING),
         Some(b'u') => *name == UPGRADE,
         _ => false,
     }
@@ -231,6 +236,15 @@ fn is_unwanted(name: &HeaderName) -> bool {
 fn is_protected(name: &str) -> bool {
     starts_with_folded(name, "forwarded") && name.len() == "forwarded".len()
         || PROTECTED_PREFIXES.iter().any(|prefix| starts_with_folded(name, prefix))
+}
+
+/// Whether an application that folds names as CGI does would take one for the other, which it is not.
+fn is_alias(name: &HeaderName, of: &HeaderName) -> bool {
+    name != of && is_folded(name, of)
+}
+
+fn is_folded(name: &HeaderName, of: &HeaderName) -> bool {
+    name.as_str().len() == of.as_str().len() && starts_with_folded(name.as_str(), of.as_str())
 }
 
 fn starts_with_folded(name: &str, prefix: &str) -> bool {

@@ -1,12 +1,19 @@
 //! The client's body, kept until it is answered.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
+
+/// A rest of this many bytes is read after all.
+const DRAUGHT: usize = 64 * 1024;
+/// And for no longer than this.
+const SIP: Duration = Duration::from_millis(500);
 
 /// A request's body. Dropped before its end, what is left of it goes to its [`Unread`].
 ///
@@ -17,6 +24,10 @@ pub struct Inbound<B: Body + Unpin = Incoming> {
     body: Option<B>,
     unread: Unread<B>,
 }
+
+/// An extension of a request whose head or place on its connection has two readings, and why. It is refused.
+#[derive(Clone, Copy, Debug)]
+pub struct Ambiguous(pub &'static str);
 
 /// Holds what is left of a body until the answer is over; then the stream is reset with NO_ERROR (RFC 9113 section 8.1).
 pub struct Unread<B = Incoming>(Option<Arc<Mutex<Option<B>>>>);
@@ -55,9 +66,35 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Inbound<B> {
 impl<B: Body + Unpin> Drop for Inbound<B> {
     fn drop(&mut self) {
         if let (Some(body), Some(place)) = (self.body.take().filter(|body| !body.is_end_stream()), &self.unread.0) {
-            *place.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(body);
+            *held(place) = Some(body);
         }
     }
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Unread<B> {
+    /// Reads and throws away a short rest, so that a refusal comes after the request's end: some clients (curl 7.88 among them)
+    /// lose the answer of a stream that is reset while they still send, whatever the reset says. A longer or slower rest stays.
+    pub async fn drink(&self) {
+        let Some(mut body) = self.0.as_ref().and_then(|place| held(place).take()) else { return };
+        let mut left = DRAUGHT;
+        let rest = async {
+            while let Some(Ok(frame)) = body.frame().await {
+                left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+                if left == 0 {
+                    break;
+                }
+            }
+        };
+        // What did not end in time is kept as if it had not been tried.
+        let _ = tokio::time::timeout(SIP, rest).await;
+        if let Some(place) = self.0.as_ref().filter(|_| !body.is_end_stream()) {
+            *held(place) = Some(body);
+        }
+    }
+}
+
+fn held<B>(place: &Mutex<Option<B>>) -> MutexGuard<'_, Option<B>> {
+    place.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 #[cfg(test)]
@@ -106,6 +143,18 @@ mod tests {
         assert!(alive.upgrade().is_some());
         drop(unread);
         assert!(alive.upgrade().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_short_rest_is_read_before_the_answer_and_a_long_one_is_kept() {
+        let (body, unread, alive) = toy(3);
+        drop(body);
+        unread.drink().await;
+        assert!(alive.upgrade().is_none(), "three bytes are drunk");
+        let (body, unread, alive) = toy(DRAUGHT + 2);
+        drop(body);
+        unread.drink().await;
+        assert!(alive.upgrade().is_some(), "the rest is kept for the reset");
     }
 
     #[test]

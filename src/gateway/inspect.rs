@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, USER_AGENT};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, COOKIE, HOST, USER_AGENT};
+use http::uri::Scheme;
 use http::{HeaderMap, Method, Uri, request};
 use quick_cache::sync::Cache;
 
 use crate::clock::Now;
+use crate::config::Caps;
 use crate::events::Event;
 use crate::net::ClientAddr;
 use crate::policy::approval::ApprovalUse;
@@ -16,6 +18,7 @@ use crate::policy::route::canonical_host;
 use crate::policy::{ApprovalFact, ApprovalFault, CanonicalPath, CertFact, Denial, Facts, Reason, Site};
 use crate::tls;
 
+use super::inbound::Ambiguous;
 use super::{Connection, Gateway, Snapshot};
 
 /// Longest User-Agent that is classified whole, in bytes; the rest of a longer one says nothing more.
@@ -164,15 +167,43 @@ impl Default for Bots {
     }
 }
 
-/// Reads the one host and the one canonical path of a request head. Fails closed: two hosts, hosts that differ, or a
-/// target with two readings are a 400.
+/// Reads the one host and the one canonical path of a request head. Fails closed: two hosts, hosts that differ, a
+/// target with two readings or ambiguous framing are a 400.
 pub fn target(head: &request::Parts) -> Result<Target, Denial> {
+    if let Some(Ambiguous(cause)) = head.extensions.get() {
+        return Err(Denial::new(Reason::BadRequest, *cause));
+    }
+    if head.method == Method::CONNECT {
+        return Err(Denial::new(Reason::BadRequest, "CONNECT is not served"));
+    }
+    if head.uri.scheme().is_some_and(|scheme| *scheme != Scheme::HTTPS && *scheme != Scheme::HTTP) {
+        return Err(Denial::new(Reason::BadRequest, "a target of another scheme"));
+    }
     let authority = authority(&head.uri, &head.headers)?;
     let host = canonical_host(&authority).ok_or_else(|| Denial::new(Reason::BadRequest, "the host is not canonical"))?;
     let path_and_query = head.uri.path_and_query().map_or("", |target| target.as_str());
     let path =
         CanonicalPath::parse(path_and_query).map_err(|fault| Denial::new(Reason::BadRequest, format!("target: {fault}")))?;
     Ok(Target { authority, host, path })
+}
+
+/// Refuses a head over `caps.head` or `caps.headers`. Fails closed. HTTP/1 ends most of them while they are parsed, but fills
+/// its buffer beyond the cap in its last read; HTTP/2 caps bytes only.
+pub fn head(head: &request::Parts, caps: &Caps) -> Result<(), Denial> {
+    // `GET / HTTP/1.1` and `name: value`, each with its line end.
+    let target = head.method.as_str().len() + head.uri.path_and_query().map_or(0, |target| target.as_str().len()) + 12;
+    let bytes = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
+    if bytes.fold(target, usize::saturating_add) > caps.head {
+        return Err(Denial::new(Reason::HeadTooLarge, "the head is over the cap"));
+    }
+    if head.headers.len() > caps.headers {
+        // A cookie in several lines counts once: HTTP/2 clients split it to compress it (RFC 9113 section 8.2.3).
+        let crumbs = head.headers.get_all(COOKIE).iter().count().saturating_sub(1);
+        if head.headers.len() - crumbs > caps.headers {
+            return Err(Denial::new(Reason::HeadTooLarge, "more header lines than the cap"));
+        }
+    }
+    Ok(())
 }
 
 /// Refuses a body that declares itself over the cap, before a byte of it is read.
@@ -236,9 +267,12 @@ pub fn guesser(client: &ClientAddr, permit: &crate::policy::Permit) -> crate::st
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::time::Duration;
 
-    fn head(request: http::request::Builder) -> request::Parts {
+    use super::*;
+    use crate::policy::limit::Quota;
+
+    fn parts(request: http::request::Builder) -> request::Parts {
         request.body(()).expect("a well-formed request").into_parts().0
     }
 
@@ -256,15 +290,40 @@ mod tests {
 
     #[test]
     fn a_request_names_exactly_one_host() {
-        let two = head(http::Request::get("/").header(HOST, "a.example").header(HOST, "a.example"));
+        let two = parts(http::Request::get("/").header(HOST, "a.example").header(HOST, "a.example"));
         assert_eq!(target(&two).expect_err("two hosts").reason, Reason::BadRequest);
-        let none = head(http::Request::get("/"));
+        let none = parts(http::Request::get("/"));
         assert_eq!(target(&none).expect_err("no host").reason, Reason::BadRequest);
-        let differing = head(http::Request::get("https://a.example/").header(HOST, "b.example"));
+        let differing = parts(http::Request::get("https://a.example/").header(HOST, "b.example"));
         assert_eq!(target(&differing).expect_err("two readings").reason, Reason::BadRequest);
-        let one = head(http::Request::get("https://A.example:8443/x?y=1"));
+        let one = parts(http::Request::get("https://A.example:8443/x?y=1"));
         let target = target(&one).expect("one host");
         assert_eq!((target.host.as_str(), target.path.as_str(), target.path.query()), ("a.example", "/x", Some("y=1")));
+    }
+
+    #[test]
+    fn trap_unbounded_head_is_capped_by_lines_and_bytes_and_cookie_crumbs_count_once() {
+        let caps = |headers, head| Caps {
+            headers,
+            head,
+            connections: 1,
+            connections_per_client: 1,
+            handshakes_per_client: Quota { requests: 1, per: Duration::from_secs(1), burst: 1 },
+            streams: 1,
+        };
+        let of = |lines: &[(&str, &str)]| {
+            let mut parts = self::parts(http::Request::get("/"));
+            parts.headers = headers(lines);
+            parts
+        };
+        let three = of(&[("a", "1"), ("b", "2"), ("c", "3")]);
+        assert!(super::head(&three, &caps(3, 1024)).is_ok());
+        assert_eq!(super::head(&three, &caps(2, 1024)).expect_err("one too many").reason, Reason::HeadTooLarge);
+        assert_eq!(super::head(&three, &caps(3, 33)).expect_err("a byte too many").reason, Reason::HeadTooLarge);
+        assert!(super::head(&three, &caps(3, 34)).is_ok());
+        let crumbs = of(&[("cookie", "a=1"), ("cookie", "b=2"), ("cookie", "c=3"), ("d", "4")]);
+        assert!(super::head(&crumbs, &caps(2, 1024)).is_ok());
+        assert!(super::head(&crumbs, &caps(1, 1024)).is_err());
     }
 
     #[test]

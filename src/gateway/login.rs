@@ -47,7 +47,6 @@ pub struct Desk<'a> {
     pub client: &'a ClientAddr,
     pub who: Guesser,
     pub decision: DecisionId,
-    pub now: Now,
 }
 
 /// A reserved guess. Dropped unsettled (the client cut it off) it counts as a failure.
@@ -71,6 +70,8 @@ impl Desk<'_> {
     /// Fails closed: without a reservation nothing is forwarded. Which counter refused stays private.
     pub fn reserve(self, attempt: Attempt) -> Result<Guess, Denial> {
         let state = &self.gateway.state;
+        // Read anew: the body may have taken its time, and the window counts from here.
+        let now = self.gateway.clock.now();
         let told = Told {
             gateway: Arc::clone(self.gateway),
             client: *self.client,
@@ -78,11 +79,11 @@ impl Desk<'_> {
             account: attempt.account.clone(),
             decision: self.decision,
         };
-        if let Some(ban) = state.bans.of_account(&attempt.account, self.now) {
+        if let Some(ban) = state.bans.of_account(&attempt.account, now) {
             told.refused(GuessScope::Ban);
-            return Err(ban.denial(self.now, "a banned account"));
+            return Err(ban.denial(now, "a banned account"));
         }
-        match state.guesses.reserve(told.who.clone(), &attempt, self.now) {
+        match state.guesses.reserve(told.who.clone(), &attempt, now) {
             Ok(permit) => {
                 let cut_off = told.clone();
                 let permit = permit.on_drop(move |settled| cut_off.cut(settled));

@@ -26,8 +26,7 @@ use crate::net::ClientAddr;
 use crate::policy::ban::BanAnswer;
 use crate::policy::decide::BanFact;
 use crate::policy::login::{AccountKey, LoginRule};
-use crate::policy::route::Sni;
-use crate::policy::{Denial, Permit, Policy, Reason, Route, Site};
+use crate::policy::{ApprovalFact, CertFact, Denial, Facts, Permit, Policy, Reason, Route, Site};
 use crate::state::accounts::Successes;
 use crate::state::approvals::Approvals;
 use crate::state::bans::BanTable;
@@ -83,7 +82,8 @@ pub struct Connection {
     pub peer: IpAddr,
     /// The peer, or what its PROXY header said.
     pub client: ClientAddr,
-    pub sni: Sni,
+    /// The canonical name of the handshake; `None`: it named none.
+    pub server_name: Option<String>,
     /// The peer's chain, leaf first; empty: none was presented.
     pub chain: Vec<CertificateDer<'static>>,
     /// `TLSv1.3` or `TLSv1.2`.
@@ -126,7 +126,9 @@ impl Worker {
                 if denial.reason == Reason::Banned && snapshot.policy.bans.answer == BanAnswer::Drop {
                     return Err(Dropped);
                 }
-                respond::denial(&denial, decision, &asked, &snapshot.policy.document)
+                let mut response = respond::denial(&denial, decision, &asked, &snapshot.policy.document);
+                headers::demand_tls(response.headers_mut(), &recorder.record.host);
+                response
             }
         };
         recorder.record.status = response.status().as_u16();
@@ -151,18 +153,19 @@ impl Passage<'_> {
         let caller = self.caller(&head)?;
         let address_ban = self.banned(&caller.client, &head)?;
 
+        inspect::head(&head, &self.snapshot.config.caps)?;
         let target = inspect::target(&head)?;
         self.note_target(&target);
-        let site = policy.sites.resolve(self.connection.sni, &target.host)?;
+        let sni = policy.sites.named(self.connection.server_name.as_deref());
+        let site = policy.sites.resolve(sni, &target.host)?;
         let route = site.route(&target.path)?;
         self.recorder.record.route = Some((route.id, Arc::clone(&route.label)));
 
         let mut charges = Charges::default();
         self.charge(route, LimitSubject { client: Some(caller.client.key), ..Default::default() }, &mut charges)?;
         let facts = self.scene(&head, &caller, site, &target, address_ban).facts();
-        self.recorder.record.bot = Some(facts.bot.as_str());
+        self.note_facts(&facts);
         let permit = policy.decide(route, &facts, self.now)?;
-        self.note_permit(&permit);
         inspect::declared_body(&head.headers, route.body)?;
 
         let terms = self.terms(route);
@@ -246,14 +249,7 @@ impl Passage<'_> {
 
     fn login_desk<'s>(&'s self, rule: &'s Arc<LoginRule>, client: &'s ClientAddr, permit: &Permit) -> login::Desk<'s> {
         let gateway = &self.worker.gateway;
-        login::Desk {
-            gateway,
-            rule,
-            client,
-            who: inspect::guesser(client, permit),
-            decision: self.recorder.record.decision,
-            now: self.now,
-        }
+        login::Desk { gateway, rule, client, who: inspect::guesser(client, permit), decision: self.recorder.record.decision }
     }
 
     fn terms(&self, route: &Route) -> forward::Terms {
@@ -262,7 +258,6 @@ impl Passage<'_> {
     }
 
     /// Only a permit gets here; the request leaves in its canonical form.
-    #[allow(clippy::too_many_arguments)]
     async fn forward(
         &mut self,
         route: &Route,
@@ -303,10 +298,17 @@ impl Passage<'_> {
         target.path.as_str().clone_into(&mut self.recorder.record.path);
     }
 
-    fn note_permit(&mut self, permit: &Permit) {
-        self.recorder.record.identity = permit.identity().map(|identity| Arc::clone(&identity.key));
-        self.recorder.record.approval = permit.approval().map(|approval| Arc::clone(&approval.id));
-        if permit.identity().is_some() || permit.approval().is_some() {
+    /// Who it was is told of refusals too, and counts where places run short.
+    fn note_facts(&mut self, facts: &Facts) {
+        let record = &mut self.recorder.record;
+        record.bot = Some(facts.bot.as_str());
+        if let CertFact::Held(identity) = &facts.cert {
+            record.identity = Some(Arc::clone(&identity.key));
+        }
+        if let ApprovalFact::Held(approval) = &facts.approval {
+            record.approval = Some(Arc::clone(&approval.id));
+        }
+        if record.identity.is_some() || record.approval.is_some() {
             self.connection.proven.store(true, Ordering::Relaxed);
         }
     }

@@ -4,7 +4,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use http::header::{REFERER, USER_AGENT};
@@ -56,31 +55,14 @@ impl Recorder {
             Some(String::from_utf8_lossy(value.as_bytes().get(..MAX_TEXT).unwrap_or(value.as_bytes())).into_owned())
         };
         let path = request.uri().path();
+        let addresses = [from.client.ip, from.peer];
         let record = RequestRecord {
-            decision: id,
-            at: now.wall,
-            generation: snapshot.generation,
-            client: from.client.ip,
-            peer: from.peer,
             method: request.method().clone(),
-            host: String::new(),
             path: path.get(..MAX_TEXT).unwrap_or(path).to_owned(),
-            version: request.version(),
-            route: None,
-            status: 0,
-            reason: None,
-            cause: None,
-            identity: None,
-            approval: None,
-            bot: None,
-            upstream: None,
             tls: Some(from.tls),
-            bytes_in: 0,
-            bytes_out: 0,
-            took: Duration::ZERO,
-            cut: false,
             user_agent: text(USER_AGENT),
             referer: text(REFERER).map(|referer| referer.split(['?', '#']).next().unwrap_or_default().to_owned()),
+            ..RequestRecord::begun(id, now.wall, snapshot.generation, addresses, request.version())
         };
         Self::new(record, gateway.events.clone(), gateway.clock.clone(), now)
     }
@@ -234,32 +216,7 @@ impl http_body::Body for CountedBody {
 
 /// What stays behind when the record moves out; allocates nothing, unlike a clone.
 fn husk(of: &RequestRecord) -> RequestRecord {
-    RequestRecord {
-        decision: of.decision,
-        at: of.at,
-        generation: of.generation,
-        client: of.client,
-        peer: of.peer,
-        method: Method::GET,
-        host: String::new(),
-        path: String::new(),
-        version: of.version,
-        route: None,
-        status: of.status,
-        reason: of.reason,
-        cause: None,
-        identity: None,
-        approval: None,
-        bot: None,
-        upstream: None,
-        tls: None,
-        bytes_in: 0,
-        bytes_out: 0,
-        took: of.took,
-        cut: of.cut,
-        user_agent: None,
-        referer: None,
-    }
+    RequestRecord::begun(of.decision, of.at, of.generation, [of.client, of.peer], of.version)
 }
 
 #[cfg(test)]

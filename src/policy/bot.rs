@@ -50,6 +50,7 @@ impl BotClassifier {
     /// Compiles the built-in list. It is data of this program, so a pattern that does not compile is a panic at the start,
     /// which the tests would have met first.
     #[allow(clippy::new_without_default)]
+    #[expect(clippy::expect_used, reason = "built-in data that the tests compile too")]
     pub fn new() -> Self {
         let (mut literals, mut patterns) = (Vec::new(), Vec::new());
         for pattern in crawler_patterns() {

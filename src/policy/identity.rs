@@ -57,6 +57,11 @@ pub enum CertCause {
     BadSignature,
     NameConstraint,
     WeakKey,
+    /// The leaf's key usage does not let it sign a handshake.
+    WrongKeyUsage,
+    /// A CA certificate, shown as a leaf.
+    CaAsLeaf,
+    CriticalExtension,
     Malformed,
 }
 
@@ -88,6 +93,9 @@ impl CertCause {
             Self::BadSignature => "bad-signature",
             Self::NameConstraint => "name-constraint",
             Self::WeakKey => "weak-key",
+            Self::WrongKeyUsage => "wrong-key-usage",
+            Self::CaAsLeaf => "ca-as-leaf",
+            Self::CriticalExtension => "unknown-critical-extension",
             Self::Malformed => "malformed",
         }
     }

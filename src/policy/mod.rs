@@ -20,7 +20,7 @@ pub use route::{Route, RouteId, Site, SiteId};
 
 use std::sync::Arc;
 
-/// The written policy this gateway enforces; its id and version stand on every decision.
+/// The written policy this gateway enforces; its id and version stand in `status` and on every approval.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct PolicyDocument {
     pub id: String,

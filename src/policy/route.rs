@@ -123,6 +123,8 @@ pub struct Sites {
 pub enum Sni {
     /// The handshake named a host of this site.
     Site(SiteId),
+    /// The handshake named a host that is of no site any more.
+    Nobody,
     /// The handshake named no host.
     Absent,
 }
@@ -208,6 +210,16 @@ impl Sites {
         self.sites.get(*position)
     }
 
+    /// Which site the name of a handshake means now. A connection outlives reloads, on which sites come, go and change their
+    /// places: only the name is kept with it.
+    pub fn named(&self, server_name: Option<&str>) -> Sni {
+        match server_name.map(|name| self.by_host(name)) {
+            None => Sni::Absent,
+            Some(Some(site)) => Sni::Site(site.id),
+            Some(None) => Sni::Nobody,
+        }
+    }
+
     /// SNI and Host must name the same site, else 421 `misdirected`, known host or not; 404 only when they agree.
     /// Fails closed: without SNI only sites without `client_ca` can be reached.
     pub fn resolve(&self, sni: Sni, host: &str) -> Result<&Arc<Site>, Denial> {
@@ -216,6 +228,7 @@ impl Sites {
         match (self.by_host(host), sni) {
             (Some(site), Sni::Site(id)) if site.id == id => Ok(site),
             (Some(site), Sni::Absent) if site.client_ca.is_empty() => Ok(site),
+            (_, Sni::Nobody) => Err(Denial::new(Reason::Misdirected, "the site that the handshake named is gone")),
             (_, Sni::Site(_)) => Err(Denial::new(Reason::Misdirected, "the host is not of the site that the handshake named")),
             (Some(_), Sni::Absent) => Err(Denial::new(Reason::Misdirected, "a site with client certificates needs SNI")),
             (None, Sni::Absent) => Err(Denial::new(Reason::Misdirected, "no SNI, and the host is of no site")),

@@ -1,11 +1,13 @@
 //! Watches the config and every file it names; says when their contents may have changed.
 
+use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 /// Editors and renewal tools write in several steps: wait until they are done.
 const SETTLE: Duration = Duration::from_millis(300);
@@ -20,56 +22,82 @@ pub struct Watch {
     watcher: Option<RecommendedWatcher>,
     watched: Vec<PathBuf>,
     stirred: mpsc::Receiver<()>,
+    /// When to look next; kept here, so that a caller who stops waiting loses neither a stir nor the minute.
+    look_at: Instant,
 }
 
 /// What tells one state of a file from another without reading it.
 type Print = Option<(u64, u64, i64, i64)>;
 
+/// Files as they were at one moment.
+#[derive(Default)]
+pub struct Prints(HashMap<PathBuf, Print>);
+
+impl Prints {
+    /// To be taken before files are read: what changes while they are read is then found by the next look.
+    pub fn of(files: Vec<PathBuf>) -> Self {
+        Self(files.into_iter().map(|file| (file.clone(), print(&file))).collect())
+    }
+}
+
 impl Watch {
     /// Watches the directories of the files (a replaced file is a new inode, so the file itself will not do).
-    pub fn new(files: Vec<PathBuf>) -> Self {
+    pub fn new(files: Vec<PathBuf>, read: &Prints) -> Self {
         let (stir, stirred) = mpsc::channel(1);
         let watcher = notify::recommended_watcher(move |_event| {
             // Full means that a look is due already.
             let _ = stir.try_send(());
         });
-        let mut watch = Self { files: Vec::new(), seen: Vec::new(), watcher: watcher.ok(), watched: Vec::new(), stirred };
-        watch.retarget(files);
+        let (files_yet, seen, watched) = (Vec::new(), Vec::new(), Vec::new());
+        let mut watch = Self { files: files_yet, seen, watcher: watcher.ok(), watched, stirred, look_at: Instant::now() };
+        watch.retarget(files, read);
         watch
     }
 
-    /// From now on these files count, as they are now.
-    pub fn retarget(&mut self, files: Vec<PathBuf>) {
-        let mut wanted: Vec<PathBuf> = files.iter().map(|file| directory(file)).collect();
+    /// From now on these files count: as they were when they were read, or as they are now where that is not known.
+    pub fn retarget(&mut self, files: Vec<PathBuf>, read: &Prints) {
+        let mut wanted: Vec<PathBuf> = files.iter().flat_map(|file| directories(file)).collect();
         wanted.sort();
         wanted.dedup();
         if let Some(watcher) = &mut self.watcher {
-            for gone in self.watched.iter().filter(|path| !wanted.contains(path)) {
-                let _ = watcher.unwatch(gone);
+            // All anew: behind the same name there may be another directory by now.
+            for path in &self.watched {
+                let _ = watcher.unwatch(path);
             }
-            for new in wanted.iter().filter(|path| !self.watched.contains(path)) {
-                let _ = watcher.watch(new, RecursiveMode::NonRecursive);
+            for path in &wanted {
+                let _ = watcher.watch(path, RecursiveMode::NonRecursive);
             }
         }
         self.watched = wanted;
-        self.seen = files.iter().map(|file| print(file)).collect();
+        self.seen = files.iter().map(|file| read.0.get(file).copied().unwrap_or_else(|| print(file))).collect();
         self.files = files;
+        self.look_at = Instant::now() + SETTLE;
     }
 
     /// Resolves when some file is not what it was at the last call. Cancel-safe.
     pub async fn changed(&mut self) {
         loop {
             tokio::select! {
-                _ = self.stirred.recv() => tokio::time::sleep(SETTLE).await,
-                () = tokio::time::sleep(LOOK) => {}
-            }
-            let now: Vec<Print> = self.files.iter().map(|file| print(file)).collect();
-            if now != self.seen {
-                self.seen = now;
-                return;
+                Some(()) = self.stirred.recv() => self.look_at = self.look_at.min(Instant::now() + SETTLE),
+                () = tokio::time::sleep_until(self.look_at) => {
+                    self.look_at = Instant::now() + LOOK;
+                    let now: Vec<Print> = self.files.iter().map(|file| print(file)).collect();
+                    if now != self.seen {
+                        self.seen = now;
+                        return;
+                    }
+                }
             }
         }
     }
+}
+
+/// Where changes of a file show: its directory, those that hold a link on the way to it, and that of what it links to.
+fn directories(file: &Path) -> Vec<PathBuf> {
+    let is_link = |path: &&Path| std::fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink());
+    let links = file.ancestors().skip(1).filter(is_link).map(directory);
+    let target = std::fs::canonicalize(file).ok().map(|target| directory(&target));
+    links.chain(target).chain([directory(file)]).collect()
 }
 
 fn directory(file: &Path) -> PathBuf {

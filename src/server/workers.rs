@@ -27,7 +27,6 @@ struct Door {
     socket: std::net::TcpListener,
     kind: ListenerKind,
     stop: CancellationToken,
-    drain: Duration,
 }
 
 impl Crew {
@@ -49,10 +48,10 @@ impl Crew {
     }
 
     /// Hands each worker its socket of one address.
-    pub fn serve(&self, sockets: Sockets, stop: &CancellationToken, drain: Duration) {
+    pub fn serve(&self, sockets: Sockets, stop: &CancellationToken) {
         for (desk, socket) in held(&self.desks).iter().zip(sockets.per_worker) {
             // A worker that is gone has panicked; the others go on serving the address.
-            let _ = desk.send(Door { socket, kind: sockets.kind, stop: stop.clone(), drain });
+            let _ = desk.send(Door { socket, kind: sockets.kind, stop: stop.clone() });
         }
     }
 
@@ -75,8 +74,8 @@ async fn work(worker: Arc<Worker>, slots: Arc<Slots>, mut doors: mpsc::Unbounded
     loop {
         tokio::select! {
             door = doors.recv() => match door {
-                Some(Door { socket, kind, stop, drain }) => {
-                    open.spawn(listener::serve(Arc::clone(&worker), socket, kind, Arc::clone(&slots), stop, drain));
+                Some(Door { socket, kind, stop }) => {
+                    open.spawn(listener::serve(Arc::clone(&worker), socket, kind, Arc::clone(&slots), stop));
                 }
                 None => break,
             },

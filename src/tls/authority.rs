@@ -42,7 +42,11 @@ pub(super) struct Root {
     pub digest: [u8; 32],
     pub not_before: Timestamp,
     pub not_after: Timestamp,
+    /// Intermediates that may stand below it; `None`: any number.
+    pub path_length: Option<u32>,
     subject_key: Option<Vec<u8>>,
+    /// RFC 5280 section 6.3.3 (f): its key usage lets it sign lists, or says nothing.
+    signs_crls: bool,
     /// Where the config names its file.
     span: Span,
 }
@@ -161,13 +165,14 @@ impl Root {
             ));
         }
         // RFC 5280 section 6.1.4 (n): asked only where it is present; for a root the operator's word stands in for it
-        if fields
-            .key_usage()
-            .map_err(|_| unusable("its key usage cannot be read"))?
-            .is_some_and(|usage| !usage.value.key_cert_sign())
-        {
+        let usage = fields.key_usage().map_err(|_| unusable("its key usage cannot be read"))?.map(|usage| usage.value);
+        if usage.is_some_and(|usage| !usage.key_cert_sign()) {
             return Err(unusable("its key usage lacks keyCertSign"));
         }
+        if super::names::has_short_rsa_key(der) {
+            return Err(unusable("its RSA key has less than 2048 bits, and what it signs is never verified"));
+        }
+        let constraints = fields.basic_constraints().map_err(|_| unusable("its basic constraints cannot be read"))?;
         let subject_key = fields.extensions().iter().find_map(|extension| match extension.parsed_extension() {
             ParsedExtension::SubjectKeyIdentifier(key) => Some(key.0.to_vec()),
             _ => None,
@@ -177,12 +182,18 @@ impl Root {
             digest: sha256(der),
             not_before: timestamp(fields.validity().not_before.timestamp()),
             not_after: timestamp(fields.validity().not_after.timestamp()),
+            path_length: constraints.and_then(|constraints| constraints.value.path_len_constraint),
             subject_key,
+            signs_crls: usage.is_none_or(|usage| usage.crl_sign()),
             span: span.clone(),
         })
     }
 
+    /// Fails closed: a list of its own that it may not sign is no list, so the status of what it issued stays unknown.
     fn may_be_spoken_of_by(&self, crl: &Crl) -> bool {
+        if !self.signs_crls && crl.list.issuer() == self.anchor.subject.as_ref() {
+            return false;
+        }
         match (&self.subject_key, &crl.authority_key) {
             (Some(ours), Some(theirs)) => ours == theirs || crl.list.issuer() != self.anchor.subject.as_ref(),
             _ => true,

@@ -62,6 +62,9 @@ fn reason(error: &webpki::Error) -> String {
     match error {
         webpki::Error::UnsupportedDeltaCrl => "it is a delta list; give the complete one".to_owned(),
         webpki::Error::UnsupportedIndirectCrl => "it is an indirect list; give the issuer's own".to_owned(),
+        webpki::Error::UnsupportedCrlIssuingDistributionPoint => {
+            "its scope (issuingDistributionPoint) names no distribution point by full name".to_owned()
+        }
         webpki::Error::UnsupportedCrlVersion => "it is not of version 2".to_owned(),
         other => format!("{other:?}"),
     }

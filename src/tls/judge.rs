@@ -8,8 +8,8 @@ use jiff::{SignedDuration, Timestamp};
 use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use webpki::{
-    CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, RevocationCheckDepth, RevocationOptionsBuilder,
-    UnknownStatusPolicy, VerifiedPath,
+    CertRevocationList, EndEntityCert, ExpirationPolicy, ExtendedKeyUsageValidator, KeyPurposeIdIter, RevocationCheckDepth,
+    RevocationOptionsBuilder, UnknownStatusPolicy, VerifiedPath,
 };
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
@@ -19,7 +19,7 @@ use crate::policy::identity::NameKind;
 use crate::policy::{CertCause, Identity};
 
 use super::authority::{CaSet, View};
-use super::{CertVerdict, sha256, timestamp};
+use super::{CertVerdict, names, sha256, timestamp};
 
 /// Certificates in a presented chain, leaf included; bounds what a stranger can make us verify.
 const MAX_CHAIN: usize = 8;
@@ -114,11 +114,15 @@ impl Judge {
                 &view.anchors,
                 intermediates,
                 unix_time(wall),
-                KeyUsage::client_auth(),
+                AnyPurpose,
                 revocation,
                 Some(&own_rules),
             )
-            .map_err(|error| own_rule.get().unwrap_or_else(|| cause_of(&error)))?;
+            .map_err(|error| match own_rule.get().unwrap_or_else(|| cause_of(&error)) {
+                // webpki verifies nothing under such a key, and calls that a bad signature
+                CertCause::BadSignature if intermediates.iter().any(names::has_short_rsa_key) => CertCause::WeakKey,
+                cause => cause,
+            })?;
         let issuers: Vec<&[u8]> = std::iter::once(path.end_entity().issuer())
             .chain(path.intermediate_certificates().map(|cert| cert.issuer()))
             .collect();
@@ -128,8 +132,20 @@ impl Judge {
     }
 }
 
-/// What webpki leaves out, on a path that it has verified: the root's own times, and keyCertSign of every intermediate.
-/// Gives the earliest end of a certificate in the path. Fails closed: an intermediate without key usage may not issue.
+/// webpki asks every certificate of a path for the same purpose; here the leaf alone must name it (`identity`), and an issuer
+/// that lists purposes must list it or any (`path_end`).
+struct AnyPurpose;
+
+impl ExtendedKeyUsageValidator for AnyPurpose {
+    /// Fails closed: what is no list of purposes is refused.
+    fn validate(&self, mut purposes: KeyPurposeIdIter<'_, '_>) -> Result<(), webpki::Error> {
+        purposes.try_for_each(|purpose| purpose.map(drop))
+    }
+}
+
+/// What webpki leaves out, on a path that it has verified: the root's own times and path length, keyCertSign and purposes of
+/// every intermediate. Gives the earliest end of a certificate in the path. Fails closed: an intermediate without key usage
+/// may not issue.
 fn path_end(set: &CaSet, view: &View, path: &VerifiedPath<'_>, wall: Timestamp) -> Result<Timestamp, CertCause> {
     // a root renewed under its old key and name stands here twice: the one that is good decides
     let same = view.anchors.iter().zip(&view.roots).filter(|(anchor, _)| *anchor == path.anchor());
@@ -141,6 +157,11 @@ fn path_end(set: &CaSet, view: &View, path: &VerifiedPath<'_>, wall: Timestamp) 
     if wall > root.not_after {
         return Err(CertCause::Expired);
     }
+    // RFC 5280 section 4.2.1.9: self-issued ones are not counted
+    let issuers = path.intermediate_certificates().filter(|issuer| issuer.subject() != issuer.issuer()).count();
+    if root.path_length.is_some_and(|length| u32::try_from(issuers).map_or(true, |issuers| issuers > length)) {
+        return Err(CertCause::ChainTooLong);
+    }
     let mut end = root.not_after;
     for issuer in path.intermediate_certificates() {
         let der = issuer.der();
@@ -148,6 +169,10 @@ fn path_end(set: &CaSet, view: &View, path: &VerifiedPath<'_>, wall: Timestamp) 
         let usage = issuer.key_usage().map_err(|_| CertCause::Malformed)?;
         if !usage.is_some_and(|usage| usage.value.key_cert_sign()) {
             return Err(CertCause::IssuerWithoutKeyCertSign);
+        }
+        let purposes = issuer.extended_key_usage().map_err(|_| CertCause::Malformed)?;
+        if purposes.is_some_and(|purposes| !purposes.value.client_auth && !purposes.value.any) {
+            return Err(CertCause::MissingClientAuth);
         }
         end = end.min(timestamp(issuer.validity().not_after.timestamp()));
     }
@@ -163,6 +188,11 @@ fn identity(set: &CaSet, leaf_der: &CertificateDer<'_>) -> Result<Identity, Cert
     let usage = leaf.extended_key_usage().map_err(|_| CertCause::Malformed)?;
     if !usage.is_some_and(|usage| usage.value.client_auth) {
         return Err(CertCause::MissingClientAuth);
+    }
+    // RFC 8446 section 4.4.2.2: where it is present it must let the key sign
+    let usage = leaf.key_usage().map_err(|_| CertCause::Malformed)?;
+    if usage.is_some_and(|usage| !usage.value.digital_signature()) {
+        return Err(CertCause::WrongKeyUsage);
     }
     let validity = leaf.validity();
     let lifetime = validity.not_after.timestamp().saturating_sub(validity.not_before.timestamp());
@@ -246,6 +276,8 @@ pub(super) fn cause_of(error: &webpki::Error) -> CertCause {
         | E::UnsupportedRevocationReasonsPartitioning => CertCause::StatusUnknown,
         E::EmptyEkuExtension | E::RequiredEkuNotFound | E::RequiredEkuNotFoundContext(_) => CertCause::MissingClientAuth,
         E::EndEntityUsedAsCa => CertCause::IssuerWithoutKeyCertSign,
+        E::CaUsedAsEndEntity => CertCause::CaAsLeaf,
+        E::UnsupportedCriticalExtension => CertCause::CriticalExtension,
         E::InvalidSignatureForPublicKey | E::SignatureAlgorithmMismatch => CertCause::BadSignature,
         E::UnsupportedSignatureAlgorithm
         | E::UnsupportedSignatureAlgorithmContext(_)

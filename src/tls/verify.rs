@@ -9,11 +9,12 @@ use rustls::client::danger::HandshakeSignatureValid;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
+use webpki::EndEntityCert;
 
 use crate::policy::CertCause;
 use crate::policy::route::CertDemand;
 
-use super::judge::Judge;
+use super::judge::{Judge, cause_of};
 use super::{RefusedCertificate, names, timestamp};
 
 thread_local! {
@@ -77,7 +78,7 @@ impl ClientCertVerifier for SiteVerifier {
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         rustls::crypto::verify_tls12_signature(message, leaf, signed, &self.judge.algorithms)
-            .inspect_err(|error| unproven(leaf, error))
+            .map_err(|error| unproven(leaf, error))
     }
 
     fn verify_tls13_signature(
@@ -87,7 +88,7 @@ impl ClientCertVerifier for SiteVerifier {
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         rustls::crypto::verify_tls13_signature(message, leaf, signed, &self.judge.algorithms)
-            .inspect_err(|error| unproven(leaf, error))
+            .map_err(|error| unproven(leaf, error))
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -112,9 +113,15 @@ fn record(leaf: &CertificateDer<'_>, cause: CertCause) {
 }
 
 /// The client did not show that it holds the key, or the key or the certificate is of a kind with which nobody can.
-fn unproven(leaf: &CertificateDer<'_>, error: &Error) {
+fn unproven(leaf: &CertificateDer<'_>, error: Error) -> Error {
+    // rustls has words for few of the ways in which a certificate cannot be read
+    if let Err(unreadable) = EndEntityCert::try_from(leaf) {
+        let cause = cause_of(&unreadable);
+        record(leaf, cause);
+        return alert_for(cause).into();
+    }
     #[allow(deprecated)]
-    let cause = match error {
+    let cause = match &error {
         Error::InvalidCertificate(CertificateError::BadSignature) if names::has_short_rsa_key(leaf) => CertCause::WeakKey,
         Error::InvalidCertificate(CertificateError::BadSignature) => CertCause::BadSignature,
         Error::InvalidCertificate(
@@ -126,6 +133,7 @@ fn unproven(leaf: &CertificateDer<'_>, error: &Error) {
         _ => CertCause::BadSignature,
     };
     record(leaf, cause);
+    error
 }
 
 /// The error whose alert tells the client's side best what to mend (RFC 8446 section 6.2).
@@ -141,13 +149,15 @@ fn alert_for(cause: CertCause) -> CertificateError {
         // certificate_revoked
         CertCause::Revoked => CertificateError::Revoked,
         // unsupported_certificate
-        CertCause::MissingClientAuth | CertCause::IssuerWithoutKeyCertSign | CertCause::WeakKey => {
-            CertificateError::InvalidPurpose
-        }
+        CertCause::MissingClientAuth
+        | CertCause::IssuerWithoutKeyCertSign
+        | CertCause::WrongKeyUsage
+        | CertCause::CaAsLeaf
+        | CertCause::WeakKey => CertificateError::InvalidPurpose,
         // decrypt_error
         CertCause::BadSignature => CertificateError::BadSignature,
         // bad_certificate
-        CertCause::Malformed | CertCause::ChainTooLong => CertificateError::BadEncoding,
+        CertCause::Malformed | CertCause::ChainTooLong | CertCause::CriticalExtension => CertificateError::BadEncoding,
         // access_denied
         CertCause::LifetimeTooLong | CertCause::NoName | CertCause::SeveralNames | CertCause::NameConstraint => {
             CertificateError::ApplicationVerificationFailure

@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 
 use crate::config::ServerScheme;
 
+use super::capacity::Seat;
 use super::outgoing::{self, Outgoing};
 use super::server::{Server, Spoken};
 
@@ -56,12 +57,13 @@ impl StreamCap {
 }
 
 /// Connects to a server, trying its addresses in turn; all of it is to take no longer than `limit`, which the caller holds
-/// it to. `h1_only` offers no HTTP/2 to a TLS server. Fails closed: TLS without a configuration or a valid name is an error.
-pub(super) async fn dial(server: &Server, h1_only: bool, limit: Duration) -> Result<Wire, String> {
+/// it to. `h1_only` offers no HTTP/2 to a TLS server; `seat` is held while the connection is open. Fails closed: TLS without a
+/// configuration or a valid name is an error.
+pub(super) async fn dial(server: &Server, h1_only: bool, limit: Duration, seat: Option<Arc<Seat>>) -> Result<Wire, String> {
     let tcp = tcp(server, limit).await?;
     match server.url.scheme {
-        ServerScheme::Http => h1(tcp).await,
-        ServerScheme::H2c => h2(tcp).await,
+        ServerScheme::Http => h1(tcp, seat).await,
+        ServerScheme::H2c => h2(tcp, seat).await,
         ServerScheme::Https => {
             let tls = server.tls.as_ref().ok_or("there is no TLS configuration for it")?;
             let name = tls.name.clone().ok_or("its host is not a valid TLS server name")?;
@@ -72,12 +74,12 @@ pub(super) async fn dial(server: &Server, h1_only: bool, limit: Duration) -> Res
                 .map_err(|error| format!("TLS handshake: {error}"))?;
             if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
                 server.speaks(Spoken::H2);
-                return h2(stream).await;
+                return h2(stream, seat).await;
             }
             if !h1_only {
                 server.speaks(Spoken::H1);
             }
-            h1(stream).await
+            h1(stream, seat).await
         }
     }
 }
@@ -137,17 +139,18 @@ async fn tcp(server: &Server, limit: Duration) -> Result<TcpStream, String> {
     Err(last)
 }
 
-async fn h1<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(io: T) -> Result<Wire, String> {
+async fn h1<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(io: T, seat: Option<Arc<Seat>>) -> Result<Wire, String> {
     let (sender, connection) = http1::Builder::new().handshake(TokioIo::new(io)).await.map_err(|error| explain(&error))?;
     tokio::spawn(async move {
         if let Err(error) = connection.with_upgrades().await {
             tracing::debug!(%error, "upstream connection ended");
         }
+        drop(seat);
     });
     Ok(Wire::H1(sender))
 }
 
-async fn h2<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(io: T) -> Result<Wire, String> {
+async fn h2<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(io: T, seat: Option<Arc<Seat>>) -> Result<Wire, String> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
@@ -166,6 +169,7 @@ async fn h2<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(io: T) -> Result
         if let Err(error) = driven.await {
             tracing::debug!(%error, "upstream connection ended");
         }
+        drop(seat);
     });
     Ok(Wire::H2(sender, cap))
 }

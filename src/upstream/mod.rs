@@ -1,5 +1,6 @@
 //! The application's side: servers, their health, pooled connections.
 
+mod capacity;
 mod connect;
 mod health;
 mod outgoing;
@@ -56,6 +57,9 @@ pub struct Upstream {
     pub timeouts: UpstreamTimeouts,
     servers: Vec<Arc<Server>>,
     health: Option<HealthSpec>,
+    /// Connections that each server is given.
+    connections: usize,
+    queue: Duration,
 }
 
 /// Why there is no response. `unsent` is true only where not a byte of the request can have reached the application.
@@ -69,7 +73,7 @@ pub struct ForwardError {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ForwardErrorKind {
-    /// No server is up, or none could be connected: 503.
+    /// No server is up, none could be connected, or all are busy: 503.
     Unavailable,
     /// The connection broke or the response was not HTTP: 502.
     BadGateway,
@@ -140,6 +144,8 @@ impl Upstreams {
                     timeouts: spec.timeouts.clone(),
                     servers,
                     health: spec.health.clone(),
+                    connections: spec.connections,
+                    queue: spec.queue,
                 })
             })
             .collect()
@@ -201,11 +207,11 @@ impl Upstreams {
 }
 
 impl Upstream {
-    /// The server to try next: up, not yet tried, least outstanding; ties go round by `turn`. One that failed its last
-    /// connects is taken only when there is no better. Fails closed: `None` when active checks say that all are down.
+    /// The server to try next: up, not yet tried, least outstanding; ties go round by `turn`. One that is ejected for its last
+    /// failures is taken only when there is no better. Fails closed: `None` when active checks say that all are down.
     fn choose(&self, turn: usize, tried: &[usize]) -> Option<(usize, &Arc<Server>)> {
         let count = self.servers.len();
-        // Read only where a server failed its last connects.
+        // Read only where a server is ejected.
         let reading = std::cell::OnceCell::new();
         let now = || *reading.get_or_init(Instant::now);
         let (index, server) = (0..count)

@@ -11,8 +11,9 @@ use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use tokio::time::Instant;
 
-use crate::config::{ServerScheme, UpstreamTimeouts};
+use crate::config::ServerScheme;
 
+use super::capacity::Seat;
 use super::connect::{Failure, StreamCap, Wire, dial};
 use super::outgoing::{self, Outgoing, Sending};
 use super::server::{Server, Spoken};
@@ -21,8 +22,11 @@ use super::{Body, ForwardError, ForwardErrorKind, Reply, Upstream};
 /// Idle HTTP/1 connections kept per server and worker.
 const MAX_IDLE: usize = 512;
 
-/// HTTP/2 connections per server and worker; beyond that requests queue for a stream.
+/// HTTP/2 connections per server and worker; beyond that requests wait in the server's queue for a stream.
 const MAX_SHARED: usize = 8;
+
+/// Kept connections that may turn out stale before a request gets a fresh one.
+const MAX_STALE: usize = 2;
 
 /// How long a connection may take to become reusable after its response has ended (the request body may still flow).
 const SETTLE: Duration = Duration::from_secs(1);
@@ -45,7 +49,7 @@ pub struct Outstanding {
 
 /// By `Server::id`. Never locked across an await.
 #[derive(Default)]
-struct Shelves(Mutex<HashMap<u64, Shelf>>);
+pub(super) struct Shelves(Mutex<HashMap<u64, Shelf>>);
 
 struct Shelf {
     server: Weak<Server>,
@@ -57,6 +61,7 @@ struct Shelf {
 
 struct Idle {
     sender: http1::SendRequest<Outgoing>,
+    seat: Option<Arc<Seat>>,
     since: Instant,
     keep: Duration,
 }
@@ -77,11 +82,28 @@ struct Streams {
 /// A connection in use by one request.
 struct Lease {
     wire: Wire,
+    /// An HTTP/1 connection's; a tunnel outlives the task that drove the connection before it.
+    seat: Option<Arc<Seat>>,
     _stream: Option<Stream>,
 }
 
 /// One stream of a shared connection.
 struct Stream(Arc<Streams>);
+
+/// Why there is no connection.
+enum NoLease {
+    /// All that the server is given are in use.
+    Full,
+    Failed(String),
+}
+
+/// What a request brings to the queue of a server.
+struct Terms<'a> {
+    upstream: &'a Upstream,
+    h1_only: bool,
+    /// When it has waited long enough, over all servers; set once it waits.
+    until: &'a mut Option<Instant>,
+}
 
 /// Why one server gave no response.
 enum Attempt {
@@ -107,14 +129,18 @@ impl Pool {
         }
         let (mut request, sending) = outgoing::wrap(request);
         let mut tried = Vec::new();
+        let mut until = None;
         let mut cause = String::new();
         while let Some((index, server)) = upstream.choose(self.turn.fetch_add(1, Ordering::Relaxed), &tried) {
             let mut guard = Outstanding::begin(server.clone(), self.shelves.clone(), upstream.timeouts.idle);
-            match self.attempt(&mut guard, &upstream.timeouts, request, sending.as_deref()).await {
-                Ok(response) => return Ok(Reply { response, server: server.label.clone(), guard }),
+            match self.attempt(&mut guard, upstream, &mut until, request, sending.as_deref()).await {
+                Ok(response) => {
+                    server.answered();
+                    return Ok(Reply { response, server: server.label.clone(), guard });
+                }
                 Err(Attempt::Failed(error)) => {
                     if !matches!(error.kind, ForwardErrorKind::BodyTooLarge | ForwardErrorKind::ClientBody) {
-                        server.note(&error.cause);
+                        server.exchange_failed(&error.cause);
                     }
                     return Err(error);
                 }
@@ -135,38 +161,87 @@ impl Pool {
     pub fn sweep(&self) {
         let now = Instant::now();
         self.shelves.lock().retain(|_, shelf| {
-            shelf.idle.retain(|idle| idle.is_usable(now));
+            shelf.idle.retain(|idle| idle.is_wanted(now));
             shelf.shared.retain(|shared| shared.is_wanted(now));
             shelf.server.strong_count() > 0
         });
     }
 
-    /// One server: a pooled connection, then, if that turns out stale before a byte was written, a fresh one.
+    /// One server: a kept connection, then, if that turns out stale before a byte was written, a fresh one.
     async fn attempt(
         &self,
         guard: &mut Outstanding,
-        timeouts: &UpstreamTimeouts,
+        upstream: &Upstream,
+        until: &mut Option<Instant>,
         mut request: Request<Outgoing>,
         sending: Option<&Sending>,
     ) -> Result<Response<Incoming>, Attempt> {
         let server = guard.server.clone();
         let h1_only = request.headers().contains_key(UPGRADE) && server.url.scheme != ServerScheme::H2c;
-        if let Some(lease) = self.shelves.take(&server, h1_only) {
-            match guard.exchange(lease, timeouts.response, request, sending).await {
-                Err(Attempt::Unsent(back, _)) => request = *back,
+        let mut terms = Terms { upstream, h1_only, until };
+        let mut stale = 0;
+        loop {
+            let (lease, kept) = match self.lease(&server, &mut terms, stale < MAX_STALE).await {
+                Ok(leased) => leased,
+                Err(cause) => return Err(Attempt::Unsent(Box::new(request), cause)),
+            };
+            match guard.exchange(lease, upstream.timeouts.response, request, sending).await {
+                Err(Attempt::Unsent(back, _)) if kept => request = *back,
                 done => return done,
             }
+            stale += 1;
         }
-        let limit = timeouts.connect;
-        let connected = tokio::time::timeout(limit, self.shelves.connect(&server, h1_only, limit, timeouts.idle)).await;
-        let lease = match connected.unwrap_or_else(|_| Err(format!("no connection within {limit:?}"))) {
-            Ok(lease) => lease,
-            Err(cause) => {
-                server.connect_failed(&cause);
-                return Err(Attempt::Unsent(Box::new(request), cause));
+    }
+
+    /// A connection, and whether it was kept from before. While all are in use the request waits in the server's queue, first
+    /// come first served. Fails closed: no more connections than the upstream gives, and no wait longer than its `queue`.
+    async fn lease(&self, server: &Arc<Server>, terms: &mut Terms<'_>, kept: bool) -> Result<(Lease, bool), String> {
+        let capacity = &server.capacity;
+        if !capacity.is_queued() {
+            match self.lease_now(server, terms, kept).await {
+                Err(NoLease::Full) => {}
+                Err(NoLease::Failed(cause)) => return Err(cause),
+                Ok(leased) => return Ok(leased),
             }
+        }
+        let limit = terms.upstream.queue;
+        let busy = format!("all of its {} connections were busy for {limit:?}", terms.upstream.connections);
+        let waiting = capacity.queue(terms.upstream.connections).ok_or("too many wait for its connections")?;
+        let until = *terms.until.get_or_insert_with(|| Instant::now() + limit);
+        let mut turn = waiting.first;
+        loop {
+            let freed = capacity.freed();
+            tokio::pin!(freed);
+            freed.as_mut().enable();
+            if turn {
+                match self.lease_now(server, terms, kept).await {
+                    // what lies idle on another worker's shelf makes room
+                    Err(NoLease::Full) => capacity.evict(server.id),
+                    Err(NoLease::Failed(cause)) => return Err(cause),
+                    Ok(leased) => return Ok(leased),
+                }
+            }
+            if tokio::time::timeout_at(until, freed).await.is_err() {
+                return Err(busy);
+            }
+            turn = true;
+        }
+    }
+
+    async fn lease_now(&self, server: &Arc<Server>, terms: &Terms<'_>, kept: bool) -> Result<(Lease, bool), NoLease> {
+        if kept && let Some(lease) = self.shelves.take(server, terms.h1_only) {
+            return Ok((lease, true));
+        }
+        let limit = terms.upstream.timeouts.connect;
+        // Boxed: a request whose connection is kept should not carry the room for a handshake.
+        let connected = match tokio::time::timeout(limit, Box::pin(self.shelves.connect(server, terms))).await {
+            Ok(connected) => connected,
+            Err(_) => Err(NoLease::Failed(format!("no connection within {limit:?}"))),
         };
-        guard.exchange(lease, timeouts.response, request, sending).await
+        if let Err(NoLease::Failed(cause)) = &connected {
+            server.connect_failed(cause);
+        }
+        connected.map(|lease| (lease, false))
     }
 
     /// Connections lying idle, for tests.
@@ -232,19 +307,22 @@ impl Outstanding {
 impl Drop for Outstanding {
     fn drop(&mut self) {
         self.server.end();
-        let Some(Lease { wire: Wire::H1(mut sender), .. }) = self.lease.take() else { return };
+        let lease = self.lease.take();
+        let Some(Lease { wire: Wire::H1(mut sender), seat, .. }) = lease else { return self.server.capacity.free() };
         if !self.ended || sender.is_closed() {
             return;
         }
-        if sender.is_ready() {
-            return self.shelves.put(&self.server, sender, self.keep);
+        // It may not be ready yet: its task has still to see the end. `take` passes over it for so long, which costs less than a
+        // task that waits; only who stands in the queue must be told when it is.
+        if sender.is_ready() || !self.server.capacity.is_queued() {
+            return self.shelves.put(&self.server, sender, seat, self.keep);
         }
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         let (server, shelves, keep) = (Arc::downgrade(&self.server), Arc::downgrade(&self.shelves), self.keep);
         runtime.spawn(async move {
             let settled = matches!(tokio::time::timeout(SETTLE, sender.ready()).await, Ok(Ok(())));
             if let (true, Some(server), Some(shelves)) = (settled, server.upgrade(), shelves.upgrade()) {
-                shelves.put(&server, sender, keep);
+                shelves.put(&server, sender, seat, keep);
             }
         });
     }
@@ -266,47 +344,72 @@ impl Shelves {
             return None;
         }
         let now = Instant::now();
-        while let Some(idle) = shelf.idle.pop() {
-            if idle.is_usable(now) {
-                return Some(Lease { wire: Wire::H1(idle.sender), _stream: None });
-            }
+        let at = shelf.idle.iter().rposition(|idle| idle.is_usable(now));
+        if at.is_none() {
+            shelf.idle.retain(|idle| idle.is_wanted(now));
         }
-        None
+        let idle = shelf.idle.remove(at?);
+        Some(Lease { wire: Wire::H1(idle.sender), seat: idle.seat, _stream: None })
     }
 
-    fn put(&self, server: &Arc<Server>, sender: http1::SendRequest<Outgoing>, keep: Duration) {
-        let mut shelves = self.lock();
-        let shelf = Shelf::of(&mut shelves, server);
-        if shelf.idle.len() < MAX_IDLE {
-            shelf.idle.push(Idle { sender, since: Instant::now(), keep });
+    fn put(&self, server: &Arc<Server>, sender: http1::SendRequest<Outgoing>, seat: Option<Arc<Seat>>, keep: Duration) {
+        {
+            let mut shelves = self.lock();
+            let shelf = Shelf::of(&mut shelves, server);
+            if shelf.idle.len() < MAX_IDLE {
+                shelf.idle.push(Idle { sender, seat, since: Instant::now(), keep });
+            }
         }
+        server.capacity.free();
     }
 
     /// A fresh connection, or a share of one that somebody else just made.
-    async fn connect(&self, server: &Arc<Server>, h1_only: bool, limit: Duration, keep: Duration) -> Result<Lease, String> {
+    async fn connect(self: &Arc<Self>, server: &Arc<Server>, terms: &Terms<'_>) -> Result<Lease, NoLease> {
+        let Terms { upstream, h1_only, .. } = *terms;
         let mut turn = None;
         if !h1_only && server.spoken() != Spoken::H1 {
             let gate = Shelf::of(&mut self.lock(), server).gate.clone();
             let held = gate.lock_owned().await;
-            if let Some(lease) = self.lock().get_mut(&server.id).and_then(Shelf::share) {
-                return Ok(lease);
+            if let Some(shelf) = self.lock().get_mut(&server.id) {
+                if let Some(lease) = shelf.share() {
+                    return Ok(lease);
+                }
+                if shelf.shared.len() >= MAX_SHARED {
+                    return Err(NoLease::Full);
+                }
             }
             // Whoever held the gate may have learned that there is nothing to share.
             turn = (server.spoken() != Spoken::H1).then_some(held);
         }
-        let wire = dial(server, h1_only, limit).await?;
+        let seat = server.capacity.seat(upstream.connections).ok_or(NoLease::Full)?;
+        server.capacity.lies_on(self);
+        let wire = dial(server, h1_only, upstream.timeouts.connect, Some(seat.clone())).await.map_err(NoLease::Failed)?;
         server.connected();
         let lease = match wire {
             Wire::H2(sender, cap) => {
-                let shared = Shared { sender, cap, streams: Arc::new(Streams::new()), keep };
+                let shared = Shared { sender, cap, streams: Arc::new(Streams::new()), keep: upstream.timeouts.idle };
                 let lease = shared.lease();
                 Shelf::of(&mut self.lock(), server).shared.push(shared);
+                // the rest of its streams
+                server.capacity.free();
                 lease
             }
-            h1 @ Wire::H1(_) => Lease { wire: h1, _stream: None },
+            h1 @ Wire::H1(_) => Lease { wire: h1, seat: Some(seat), _stream: None },
         };
         drop(turn);
         Ok(lease)
+    }
+
+    /// Closes the connection to a server that has lain idle longest here; whether there was one.
+    pub(super) fn evict(&self, server: u64) -> bool {
+        let mut shelves = self.lock();
+        let Some(shelf) = shelves.get_mut(&server) else { return false };
+        if !shelf.idle.is_empty() {
+            drop(shelf.idle.remove(0));
+            return true;
+        }
+        let unused = shelf.shared.iter().position(|shared| shared.streams.count() == 0);
+        unused.map(|at| shelf.shared.remove(at)).is_some()
     }
 }
 
@@ -327,8 +430,7 @@ impl Shelf {
         }
         self.shared.retain(|shared| !shared.sender.is_closed());
         let best = self.shared.iter().min_by_key(|shared| shared.streams.count())?;
-        let has_room = best.streams.count() < best.cap.get() || self.shared.len() >= MAX_SHARED;
-        has_room.then(|| best.lease())
+        (best.streams.count() < best.cap.get()).then(|| best.lease())
     }
 }
 
@@ -336,12 +438,17 @@ impl Idle {
     fn is_usable(&self, now: Instant) -> bool {
         self.sender.is_ready() && now.saturating_duration_since(self.since) < self.keep
     }
+
+    /// Usable, or about to be.
+    fn is_wanted(&self, now: Instant) -> bool {
+        self.is_usable(now) || (!self.sender.is_closed() && now.saturating_duration_since(self.since) < SETTLE)
+    }
 }
 
 impl Shared {
     fn lease(&self) -> Lease {
         self.streams.count.fetch_add(1, Ordering::Relaxed);
-        Lease { wire: Wire::H2(self.sender.clone(), self.cap.clone()), _stream: Some(Stream(self.streams.clone())) }
+        Lease { wire: Wire::H2(self.sender.clone(), self.cap.clone()), seat: None, _stream: Some(Stream(self.streams.clone())) }
     }
 
     fn is_wanted(&self, now: Instant) -> bool {

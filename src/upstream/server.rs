@@ -13,10 +13,14 @@ use crate::events::{Event, Events};
 use crate::policy::Name;
 
 use super::ServerStatus;
+use super::capacity::Capacity;
 
-/// Connects that must fail in a row before a server is avoided, and for how long.
-const AVOID_AFTER: u32 = 3;
-const AVOID_FOR: Duration = Duration::from_secs(10);
+/// Connects that must fail in a row before a server is ejected, and requests that must get no answer in a row.
+const FAILED_CONNECTS: u32 = 3;
+const FAILED_EXCHANGES: u32 = 5;
+/// How long an ejected server is avoided before one request tries it again; each failed trial doubles it, up to the most.
+const EJECTED_FOR: Duration = Duration::from_secs(10);
+const EJECTED_AT_MOST: Duration = Duration::from_secs(160);
 
 /// Names move: an answer of the resolver is believed this long.
 const RESOLVED_FOR: Duration = Duration::from_secs(3);
@@ -37,16 +41,28 @@ pub(super) struct Server {
     pub tls: Option<Tls>,
     literal: Option<SocketAddr>,
     resolved: Mutex<Option<(Instant, Arc<[SocketAddr]>)>>,
+    pub capacity: Arc<Capacity>,
     spoken: AtomicU8,
     outstanding: AtomicUsize,
     /// What active checks last decided.
     down: AtomicBool,
     checks: Mutex<Hysteresis>,
     failed_connects: AtomicU32,
-    /// When an avoided server may be tried again.
-    trial_at: Mutex<Option<Instant>>,
+    failed_exchanges: AtomicU32,
+    ejected: AtomicBool,
+    ejection: Mutex<Ejection>,
     last_error: Mutex<Option<String>>,
     events: Events,
+}
+
+/// Of a server whose last connects or requests failed.
+#[derive(Clone, Copy, Debug, Default)]
+struct Ejection {
+    /// When one request may try it again.
+    trial_at: Option<Instant>,
+    /// Trials that failed in a row.
+    trials: u32,
+    trying: bool,
 }
 
 /// How to speak TLS to a server.
@@ -116,12 +132,15 @@ impl Server {
             tls,
             literal: url.host.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, url.port)),
             resolved: Mutex::default(),
+            capacity: Arc::default(),
             spoken: AtomicU8::new(Spoken::Unknown as u8),
             outstanding: AtomicUsize::new(0),
             down: AtomicBool::new(false),
             checks: Mutex::default(),
             failed_connects: AtomicU32::new(0),
-            trial_at: Mutex::default(),
+            failed_exchanges: AtomicU32::new(0),
+            ejected: AtomicBool::new(false),
+            ejection: Mutex::default(),
             last_error: Mutex::default(),
             events,
             url,
@@ -145,7 +164,9 @@ impl Server {
         *lock(&self.checks) = *lock(&older.checks);
         self.down.store(older.is_down(), Ordering::Relaxed);
         self.failed_connects.store(older.failed_connects.load(Ordering::Relaxed), Ordering::Relaxed);
-        *lock(&self.trial_at) = *lock(&older.trial_at);
+        self.failed_exchanges.store(older.failed_exchanges.load(Ordering::Relaxed), Ordering::Relaxed);
+        *lock(&self.ejection) = *lock(&older.ejection);
+        self.ejected.store(older.ejected.load(Ordering::Relaxed), Ordering::Relaxed);
         lock(&self.last_error).clone_from(&lock(&older.last_error));
     }
 
@@ -199,24 +220,29 @@ impl Server {
         self.down.store(false, Ordering::Relaxed);
     }
 
-    /// Whether its last connects failed and the time for another trial has not come.
+    /// Whether it is ejected and the time for another trial has not come. An ejected server is avoided, not refused: where
+    /// all are ejected, all are tried, so nobody can take the last one out.
     pub fn is_avoided(&self, now: impl Fn() -> Instant) -> bool {
-        self.failed_connects.load(Ordering::Relaxed) >= AVOID_AFTER && lock(&self.trial_at).is_some_and(|at| now() < at)
+        self.ejected.load(Ordering::Relaxed) && lock(&self.ejection).trial_at.is_some_and(|at| now() < at)
     }
 
-    /// The one that tries an avoided server again keeps others away until it knows.
+    /// Half open: the one that tries an ejected server again keeps others away until it knows.
     pub fn claim_trial(&self, now: impl Fn() -> Instant) {
-        if self.failed_connects.load(Ordering::Relaxed) >= AVOID_AFTER {
-            *lock(&self.trial_at) = Some(now() + AVOID_FOR);
+        if self.ejected.load(Ordering::Relaxed) {
+            let mut ejection = lock(&self.ejection);
+            let now = now();
+            if ejection.trial_at.is_some_and(|at| at <= now) {
+                ejection.trying = true;
+                ejection.trial_at = Some(now + ejection.span());
+            }
         }
     }
 
+    /// It accepts connections; whether it answers is another matter.
     pub fn connected(&self) {
-        if self.failed_connects.load(Ordering::Relaxed) != 0 && self.failed_connects.swap(0, Ordering::Relaxed) >= AVOID_AFTER {
-            *lock(&self.trial_at) = None;
-            if !self.is_down() {
-                self.tell(true, "it accepts connections again".to_owned());
-            }
+        if self.failed_connects.load(Ordering::Relaxed) != 0 {
+            self.failed_connects.store(0, Ordering::Relaxed);
+            self.readmit("it accepts connections again");
         }
     }
 
@@ -224,12 +250,54 @@ impl Server {
         // The next connect asks the resolver again: a name may have moved.
         *lock(&self.resolved) = None;
         self.note(cause);
-        let failures = self.failed_connects.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-        if failures >= AVOID_AFTER {
-            *lock(&self.trial_at) = Some(Instant::now() + AVOID_FOR);
+        self.failed(&self.failed_connects, FAILED_CONNECTS, cause);
+    }
+
+    /// The head of a response came.
+    pub fn answered(&self) {
+        if self.failed_exchanges.load(Ordering::Relaxed) != 0 {
+            self.failed_exchanges.store(0, Ordering::Relaxed);
+            self.readmit("it answers again");
         }
-        if failures == AVOID_AFTER && !self.is_down() {
+    }
+
+    /// A request that was sent got no answer, or none that can be read, for a reason that is not the client's.
+    pub fn exchange_failed(&self, cause: &str) {
+        self.note(cause);
+        self.failed(&self.failed_exchanges, FAILED_EXCHANGES, cause);
+    }
+
+    fn failed(&self, count: &AtomicU32, enough: u32, cause: &str) {
+        if count.fetch_add(1, Ordering::Relaxed).saturating_add(1) < enough {
+            return;
+        }
+        {
+            let mut ejection = lock(&self.ejection);
+            let now = Instant::now();
+            match ejection.trial_at {
+                Some(at) if ejection.trying || at <= now => {
+                    ejection.trials = ejection.trials.saturating_add(1);
+                    ejection.trying = false;
+                }
+                // the others that were on their way when it broke say nothing new
+                Some(_) => return,
+                None => {}
+            }
+            ejection.trial_at = Some(now + ejection.span());
+        }
+        if !self.ejected.swap(true, Ordering::Relaxed) && !self.is_down() {
             self.tell(false, cause.to_owned());
+        }
+    }
+
+    fn readmit(&self, cause: &str) {
+        let still_failing = self.failed_connects.load(Ordering::Relaxed) >= FAILED_CONNECTS
+            || self.failed_exchanges.load(Ordering::Relaxed) >= FAILED_EXCHANGES;
+        if !still_failing && self.ejected.swap(false, Ordering::Relaxed) {
+            *lock(&self.ejection) = Ejection::default();
+            if !self.is_down() {
+                self.tell(true, cause.to_owned());
+            }
         }
     }
 
@@ -284,6 +352,12 @@ impl Server {
     }
 }
 
+impl Ejection {
+    fn span(self) -> Duration {
+        EJECTED_FOR.saturating_mul(1 << self.trials.min(8)).min(EJECTED_AT_MOST)
+    }
+}
+
 impl Tls {
     fn new(config: Arc<rustls::ClientConfig>, host: &str) -> Self {
         let mut h1_only = (*config).clone();
@@ -333,11 +407,57 @@ mod tests {
         assert!(server.is_avoided(Instant::now));
         assert!(!server.status(Instant::now()).healthy);
 
-        let later = Instant::now() + AVOID_FOR;
+        let later = Instant::now() + EJECTED_FOR;
         assert!(!server.is_avoided(|| later));
         server.claim_trial(|| later);
         assert!(server.is_avoided(|| later), "half open: one trial at a time");
         server.connected();
+        assert!(!server.is_avoided(Instant::now));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_that_moved_is_asked_for_again_at_once_when_a_connect_fails_and_soon_otherwise() {
+        let url = ServerUrl { scheme: ServerScheme::Http, host: "localhost".into(), port: 9 };
+        let server = Server::new(0, "portal".into(), url, None, Events::sink());
+        let old: Arc<[SocketAddr]> = Arc::new([SocketAddr::from(([127, 9, 9, 9], 9))]);
+        let remember = |at| *lock(&server.resolved) = Some((at, old.clone()));
+        remember(Instant::now());
+        assert_eq!(server.addresses().await.unwrap(), old);
+        server.connect_failed("refused");
+        assert_ne!(server.addresses().await.unwrap(), old);
+        remember(Instant::now());
+        tokio::time::advance(RESOLVED_FOR).await;
+        assert_ne!(server.addresses().await.unwrap(), old);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_does_not_answer_is_ejected_ever_longer_until_it_answers() {
+        let url = ServerUrl { scheme: ServerScheme::Http, host: "127.0.0.1".into(), port: 9 };
+        let server = Server::new(0, "portal".into(), url, None, Events::sink());
+        for _ in 0..4 {
+            server.exchange_failed("reset");
+        }
+        server.answered();
+        for _ in 0..4 {
+            server.exchange_failed("reset");
+        }
+        assert!(!server.is_avoided(Instant::now), "not in a row");
+        // as many as were on their way
+        for _ in 0..50 {
+            server.exchange_failed("reset");
+        }
+        server.connected();
+        for span in [10, 20, 40, 80, 160, 160, 160] {
+            tokio::time::advance(Duration::from_millis(span * 1000 - 1)).await;
+            assert!(server.is_avoided(Instant::now), "{span}");
+            tokio::time::advance(Duration::from_millis(1)).await;
+            assert!(!server.is_avoided(Instant::now), "{span}");
+            server.claim_trial(Instant::now);
+            assert!(server.is_avoided(Instant::now), "one trial at a time");
+            server.exchange_failed("reset");
+        }
+        assert!(!server.status(Instant::now()).healthy);
+        server.answered();
         assert!(!server.is_avoided(Instant::now));
     }
 }

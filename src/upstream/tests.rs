@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::config::{Located, ServerScheme, ServerUrl, Span};
 
+mod caps;
 mod h2;
 mod servers;
 
@@ -33,6 +34,8 @@ fn spec(servers: Vec<ServerUrl>) -> UpstreamSpec {
         client_certificate: None,
         health: None,
         timeouts: UpstreamTimeouts { connect: PATIENCE, response: PATIENCE, idle: PATIENCE },
+        connections: 256,
+        queue: PATIENCE,
     }
 }
 
@@ -226,7 +229,7 @@ async fn a_request_that_may_have_been_sent_is_never_sent_again() {
 async fn what_is_unsent_comes_back_whole() {
     let server = raw(OK, true).await;
     let upstream = plain(&[server.address]);
-    let mut wire = connect::dial(&upstream.servers[0], false, PATIENCE).await.unwrap();
+    let mut wire = connect::dial(&upstream.servers[0], false, PATIENCE, None).await.unwrap();
     assert!(wire.exchange(&upstream.servers[0], outgoing::wrap(get("/")).0).await.is_ok());
     let connect::Wire::H1(sender) = &wire else { panic!("not HTTP/1.1") };
     until("the end is noticed", || sender.is_closed()).await;

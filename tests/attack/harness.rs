@@ -18,8 +18,8 @@ pub const MIB: u64 = 1 << 20;
 
 static BINARY: OnceLock<PathBuf> = OnceLock::new();
 
-pub fn use_binary(path: PathBuf) {
-    BINARY.set(path).expect("once");
+pub fn use_binary(path: &Path) {
+    BINARY.get_or_init(|| path.to_path_buf());
 }
 
 pub fn binary() -> &'static Path {

@@ -1,53 +1,70 @@
-//! `just attack`: what strangers, floods and broken machines do to a gateway, as one table: case, expected, seen, memory.
+//! Plays the abuse tables against a built gateway in a process of its own, and prints one table: case, expected, seen, memory
+//! high-water, and how honest clients beside it fared. Exit status 1 on a difference.
 //!
-//! A program rather than a test: it takes minutes, spawns the built binary (`--doorward PATH`; absent: the one that cargo
-//! built), and measures memory, which many tests in one process cannot. `attack NAME...` plays only the sections named.
-//! Exit status 1 on a difference.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    clippy::print_stdout,
-    clippy::print_stderr
-)]
+//! ```text
+//! just attack                                       everything, against the release binary
+//! just attack framing                               one section
+//! cargo test --test attack -- --doorward PATH       against another binary
+//! just attack framing --peers                       the framing table against nginx and HAProxy too; differences are printed, not judged
+//! just attack --differences                         only the rows that differ, and the totals
+//! ```
+//!
+//! A section is a file here and a line in [`SECTIONS`]: a function that opens gateways ([`Report::open`]) and judges cases
+//! ([`Report::judge`]).
 
+#[path = "../common/mod.rs"]
+#[allow(dead_code)]
+mod common;
+mod framing;
 mod harness;
+mod http2;
+mod peers;
 mod process;
 mod report;
 mod slow;
 mod tables;
+mod tls;
 
 use std::process::ExitCode;
 
-use report::Report;
+use report::{Report, Wanted};
 
-/// Sections in the order of the table.
-const SECTIONS: &[(&str, fn(&mut Report))] = &[("tables", tables::play), ("slow", slow::play), ("process", process::play)];
+/// A section's name, and what plays it.
+const SECTIONS: &[(&str, fn(&mut Report))] = &[
+    ("framing", framing::play),
+    ("http2", http2::play),
+    ("tls", tls::play),
+    ("tables", tables::play),
+    ("slow", slow::play),
+    ("process", process::play),
+];
 
 fn main() -> ExitCode {
-    // The crowd's half of the descriptors lives in processes of their own.
-    let mut arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
-    if arguments.first().is_some_and(|first| first == slow::CROWD) {
-        slow::crowd(&arguments[1..]);
-        return ExitCode::SUCCESS;
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.split_first() {
+        // Parts of sections that need a process of their own.
+        Some((first, rest)) if first == slow::CROWD => {
+            slow::crowd(rest);
+            return ExitCode::SUCCESS;
+        }
+        Some((first, rest)) if first == tables::TABLE => {
+            tables::alone(&rest.concat());
+            return ExitCode::SUCCESS;
+        }
+        _ => {}
     }
-    if let [first, table] = &arguments[..]
-        && first == tables::TABLE
-    {
-        tables::alone(table);
-        return ExitCode::SUCCESS;
-    }
-    if let Some(at) = arguments.iter().position(|argument| argument == "--doorward") {
-        let path = arguments.drain(at..(at + 2).min(arguments.len())).nth(1).expect("--doorward PATH");
-        harness::use_binary(path.into());
-    }
-    let mut report = Report::default();
+    let wanted = match Wanted::read(std::env::args().skip(1), SECTIONS) {
+        Ok(wanted) => wanted,
+        Err(told) => {
+            eprintln!("{told}");
+            return ExitCode::from(2);
+        }
+    };
+    let mut report = Report::new(wanted);
     for (name, play) in SECTIONS {
-        if arguments.is_empty() || arguments.iter().any(|wanted| wanted == name) {
-            report.section(name);
+        if report.begin(name) {
             play(&mut report);
         }
     }
-    report.end()
+    if report.print() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -14,7 +14,7 @@ use doorward::policy::ban::BanKey;
 use doorward::state::bans::BanTable;
 use doorward::state::store::embedded::EmbeddedStore;
 
-use super::harness::{Gateway, House};
+use super::harness::{self, Gateway, House};
 use super::report::Report;
 use super::slow::{self, CONFIG, honest, plain_get};
 
@@ -22,6 +22,7 @@ use super::slow::{self, CONFIG, honest, plain_get};
 const KILLS: u32 = 200;
 
 pub fn play(report: &mut Report) {
+    harness::use_binary(report.binary());
     killed(report);
     disk_full(report);
     unwritable(report);

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::harness::{Gateway, House, MIB};
+use super::harness::{self, Gateway, House, MIB};
 use super::report::Report;
 
 /// The argument by which this program becomes a crowd: ADDRESS COUNT FIRST.
@@ -63,6 +63,7 @@ client_ca = "acme"
 "#;
 
 pub fn play(report: &mut Report) {
+    harness::use_binary(report.binary());
     slowloris(report);
     idle(report);
     flood(report);

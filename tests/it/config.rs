@@ -122,6 +122,8 @@ fn schema_reader_and_full_example_agree_on_every_key() {
     let left_to_defaults: Vec<&Value> = shown.as_array().unwrap().iter().filter(|line| line["origin"] == "default").collect();
     let elsewhere = [
         "upstream.orders.timeouts.",
+        "upstream.orders.connections",
+        "upstream.orders.queue",
         "limit.per-identity.mode",
         "site[0].route[1].match",
         "site[0].route[0].client_cert",

@@ -1,7 +1,38 @@
 //! One integration binary, one file a promise.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod answers;
+mod approvals;
 mod architecture;
+mod cert_abuse;
+mod cli;
+#[path = "../common/mod.rs"]
+#[allow(dead_code)]
+mod common;
 mod config;
+mod demo;
+mod door;
+mod drain;
+mod forward;
+mod framing;
+mod framing_table;
+mod headers;
+mod http2_abuse;
+mod limits;
+mod logins;
+mod metrics;
+mod mtls;
+mod pass_through;
+mod plain;
+mod proxy_protocol;
+mod records;
+mod reload;
 mod shedding;
+mod state;
 mod support;
 mod tables;
+mod tls;
+mod tls_abuse;
+mod trusted_proxy;
+mod upgrade;
+mod upstream_faults;

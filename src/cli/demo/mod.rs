@@ -211,7 +211,7 @@ fn lines(stage: &Stage) -> Result<String, Error> {
     say(&format!("{doorward} approvals revoke \"$ID\" --reason 'contract ended'"))?;
     say("\n# A limit of 5 and then one every two seconds:")?;
     say(&format!("for i in 1 2 3 4 5 6 7; do {bare} -s -o /dev/null -w '%{{http_code}}\\n' {site}/reports/1; done"))?;
-    say(&format!("{doorward} limits explain --client 127.0.0.1 --path /reports/1"))?;
+    say(&format!("{doorward} limits explain --client 127.0.0.1 --host localhost --path /reports/1"))?;
     say(&format!("\n{doorward} status\n"))?;
     say("All attacks at once, played and judged: doorward demo --attack")?;
     say("Ctrl-C ends the demo.")?;

@@ -12,12 +12,11 @@ use rcgen::{
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
 };
 
-/// rcgen wants the type of another calendar crate; only its epoch is named here.
+/// rcgen wants the type of another calendar crate, which cannot be named here; only its epoch is.
 macro_rules! days {
-    ($now:expr, $days:expr) => {{
-        let at = $now.saturating_add(SignedDuration::from_hours($days * 24)).unwrap_or($now);
-        rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(at.as_second().unsigned_abs())
-    }};
+    ($now:expr, $days:expr) => {
+        rcgen::date_time_ymd(1970, 1, 1) + days_from($now, $days)
+    };
 }
 
 /// What rcgen could not make.
@@ -155,4 +154,10 @@ fn named(common_name: &str) -> DistinguishedName {
     name.push(DnType::OrganizationName, "Doorward demo");
     name.push(DnType::CommonName, common_name);
     name
+}
+
+/// From the epoch to some days from now.
+fn days_from(now: Timestamp, days: i64) -> Duration {
+    let at = now.saturating_add(SignedDuration::from_hours(24 * days)).unwrap_or(now);
+    Duration::from_secs(at.as_second().unsigned_abs())
 }

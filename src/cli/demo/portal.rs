@@ -143,8 +143,9 @@ fn websocket(request: &mut Request<Incoming>) -> Response<PortalBody> {
     tokio::spawn(async move {
         let Ok(upgraded) = upgrade.await else { return };
         let mut socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await;
+        // A close is answered by reading on.
         while let Some(Ok(message)) = socket.next().await {
-            if message.is_close() || ((message.is_text() || message.is_binary()) && socket.send(message).await.is_err()) {
+            if (message.is_text() || message.is_binary()) && socket.send(message).await.is_err() {
                 break;
             }
         }

@@ -30,6 +30,8 @@ pub struct Pki {
     pub server_ca: Authority,
     pub acme: Authority,
     pub foreign: Authority,
+    /// An intermediate of Acme whose keyUsage lacks keyCertSign.
+    pub unfit: Authority,
 }
 
 /// The gateway on a thread of its own, with what stands before and behind it.
@@ -52,10 +54,12 @@ impl Pki {
     pub fn make(folder: &Path, server_names: &[&str]) -> Result<Self, Error> {
         fs::create_dir_all(folder)?;
         let now = Clock::system().now().wall;
+        let acme = Authority::root("Acme client CA", now)?;
         let pki = Self {
             folder: folder.to_path_buf(),
             server_ca: Authority::root("Demo server CA", now)?,
-            acme: Authority::root("Acme client CA", now)?,
+            unfit: acme.intermediate("Unfit issuer", &[KeyUsagePurpose::CrlSign])?,
+            acme,
             foreign: Authority::root("Foreign CA", now)?,
         };
         fs::write(folder.join("server-ca.pem"), &pki.server_ca.certificate_pem)?;
@@ -67,8 +71,7 @@ impl Pki {
         let expired = LeafSpec { from_days: -30, until_days: -2, ..LeafSpec::client("urn:acme:old", 12)? };
         pki.write("expired", &pki.acme.issue(&expired)?)?;
         pki.write("foreign", &pki.foreign.issue(&LeafSpec::client("urn:acme:orders", 13)?)?)?;
-        let unfit = pki.acme.intermediate("Unfit issuer", &[KeyUsagePurpose::CrlSign])?;
-        pki.write("unfit-issuer", &unfit.issue(&LeafSpec::client("urn:acme:orders", 14)?)?)?;
+        pki.write("unfit-issuer", &pki.unfit.issue(&LeafSpec::client("urn:acme:orders", 14)?)?)?;
         pki.write_crl(1, &[REVOKED_SERIAL])?;
         pki.write_signer("alice")?;
         Ok(pki)
@@ -76,7 +79,8 @@ impl Pki {
 
     /// Replaces `acme-ca.crl`, by rename as renewal tools do.
     pub fn write_crl(&self, number: u64, revoked: &[u64]) -> Result<(), Error> {
-        let crl = self.acme.crl(number, revoked, 30)?;
+        // With a list of the unfit issuer's too, so that nothing but its keyUsage speaks against what it issues.
+        let crl = self.acme.crl(number, revoked, 30)? + &self.unfit.crl(number, &[], 30)?;
         let next = self.folder.join("acme-ca.crl.next");
         fs::write(&next, crl)?;
         fs::rename(next, self.folder.join("acme-ca.crl"))?;
@@ -146,8 +150,8 @@ impl Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        // A gateway that failed has told its starter already.
-        let _ = self.close();
+        // Not waited for: it drains on its own thread, and all it has left is a folder that goes.
+        self.stop.cancel();
     }
 }
 

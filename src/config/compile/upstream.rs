@@ -50,6 +50,8 @@ impl Compiler<'_> {
                 response: table.timeouts.response.0,
                 idle: table.timeouts.idle.0,
             },
+            connections: usize::try_from(table.connections.0).unwrap_or(usize::MAX),
+            queue: table.queue.0,
         })
     }
 

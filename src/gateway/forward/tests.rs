@@ -46,6 +46,8 @@ async fn front(application: SocketAddr, limits: Limits) -> Front {
         client_certificate: None,
         health: None,
         timeouts: UpstreamTimeouts { connect: PATIENCE, response: PATIENCE, idle: limits.gap },
+        connections: 256,
+        queue: PATIENCE,
     };
     let upstream = Upstreams::new(Events::sink()).prepare(&[spec], &[None]).remove(0);
     let pool = Arc::new(Pool::new());

@@ -35,6 +35,23 @@ pub fn bind(address: SocketAddr, kind: ListenerKind, workers: usize) -> io::Resu
     Ok(Sockets { address, kind, per_worker })
 }
 
+/// Refuses an address where somebody listens, another gateway too: with SO_REUSEPORT alone the kernel would share that one's
+/// connections between both. Other errors are left to [`bind`].
+pub fn vacant(address: SocketAddr) -> io::Result<()> {
+    let probe = || {
+        let socket = socket(address)?;
+        if address.is_ipv6() {
+            socket.set_only_v6(false)?;
+        }
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())
+    };
+    match probe() {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(error),
+        _ => Ok(()),
+    }
+}
+
 fn first(address: SocketAddr) -> io::Result<TcpListener> {
     let any = address.is_ipv6() && address.ip().is_unspecified();
     let v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
@@ -81,6 +98,15 @@ mod tests {
     fn every_address_includes_ipv4() {
         let sockets = bind("[::]:0".parse().unwrap(), ListenerKind::PlainHttp, 1).unwrap();
         std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, sockets.address.port())).unwrap();
+    }
+
+    #[test]
+    fn an_address_that_another_gateway_shares_is_not_vacant() {
+        let taken = bind("127.0.0.1:0".parse().unwrap(), ListenerKind::Https, 2).unwrap();
+        assert_eq!(vacant(taken.address).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        let address = taken.address;
+        drop(taken);
+        vacant(address).unwrap();
     }
 
     #[test]

@@ -39,12 +39,15 @@ pub(super) enum End<E> {
     HeadTimeout,
     /// Asked to close after `idle`, and did not.
     Idle,
-    /// The client took nothing of its answer.
+    /// The client took nothing of its answer, and has no other.
     Stalled,
+    /// Condemned, and not closed in time.
+    Condemned,
 }
 
-/// How long a connection may take to say goodbye.
+/// How long a connection may take to say goodbye, and one that is condemned.
 const GOODBYE: Duration = Duration::from_secs(5);
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Runs a connection to its end. `stop` and `idle` ask it to close after what is in flight; the other deadlines drop it.
 /// Fails closed: every phase but an answer in the making has a deadline, and those have the application's.
@@ -73,6 +76,9 @@ where
                 return Poll::Ready(End::Closed(result));
             }
             course.observe(watch);
+            if watch.stalled() && watch.in_flight() == 0 {
+                return Poll::Ready(End::Stalled);
+            }
             let Some(deadline) = course.deadline() else { return Poll::Pending };
             // A timer that is due too early is left alone: setting it anew for each request would cost more than it saves.
             let at = match armed {
@@ -116,6 +122,7 @@ enum Phase {
     InFlight,
     Idle(Instant),
     Goodbye(Instant),
+    Condemned(Instant),
 }
 
 impl Course {
@@ -126,13 +133,18 @@ impl Course {
 
     fn deadline(&self) -> Option<Instant> {
         match (self.blocked, self.phase) {
-            (Some((until, _)), _) => Some(until),
+            (_, Phase::Condemned(until)) | (Some((until, _)), _) => Some(until),
             (None, Phase::Head(until) | Phase::Idle(until) | Phase::Goodbye(until)) => Some(until),
             (None, Phase::InFlight) => None,
         }
     }
 
     fn observe(&mut self, watch: &Watch) {
+        match (watch.condemned(), self.phase) {
+            (None, _) => {}
+            (Some(_), Phase::Condemned(_)) => return,
+            (Some(_), _) => return self.phase = Phase::Condemned(Instant::now() + LAST_WORDS),
+        }
         let heard = watch.take_heard();
         let requests = watch.requests();
         if requests != self.requests {
@@ -168,10 +180,11 @@ impl Course {
 
     /// The deadline passed: how it ends, or `None` to ask it to close.
     fn expire<E>(&mut self, watch: &Watch) -> Option<End<E>> {
-        if self.blocked.is_some() {
+        if self.blocked.is_some() && !matches!(self.phase, Phase::Condemned(_)) {
             return Some(End::Stalled);
         }
         match self.phase {
+            Phase::Condemned(_) => Some(End::Condemned),
             Phase::Head(_) if watch.spoke() => Some(End::HeadTimeout),
             Phase::Head(_) => Some(End::Silent),
             Phase::Goodbye(_) => Some(End::Idle),
@@ -334,6 +347,39 @@ mod tests {
         };
         assert_eq!(end, End::Idle);
         assert_eq!(started.elapsed(), patience.idle + GOODBYE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_condemned_has_a_moment_for_its_last_words_even_where_nobody_listens() {
+        let (wire, mut theirs, watch) = wire(2);
+        let deaf = async {
+            let mut wire = wire;
+            wire.read_u8().await.map_err(drop)?;
+            watch.condemn("a flood");
+            let _request = watch.begin();
+            wire.write_all(b"more than there is room for").await.map_err(drop)
+        };
+        theirs.write_all(b"r").await.unwrap();
+        let started = Instant::now();
+        let end = drive(pin!(deaf), &watch, PATIENCE, &CancellationToken::new(), |_| {}).await;
+        assert_eq!((end, started.elapsed()), (End::Condemned, LAST_WORDS));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_stalled_and_asks_for_nothing_else_is_cut() {
+        let (_wire, _theirs, watch) = wire(64);
+        let request = watch.begin();
+        let course = async {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            watch.stall();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            drop(request);
+            tokio::task::yield_now().await;
+            std::future::pending::<Result<(), ()>>().await
+        };
+        let started = Instant::now();
+        let end = drive(pin!(course), &watch, PATIENCE, &CancellationToken::new(), |_| {}).await;
+        assert_eq!((end, started.elapsed().as_secs()), (End::Stalled, 4));
     }
 
     #[tokio::test(start_paused = true)]

@@ -66,14 +66,14 @@ enum Failure {
 async fn negotiate(worker: &Worker, wire: Wire, peer: IpAddr, client: ClientAddr) -> Result<Secured, Failure> {
     let hello = LazyConfigAcceptor::new(Acceptor::default(), wire).await.map_err(|error| Failure::Tls { sni: None, error })?;
     let name = hello.client_hello().server_name().map(str::to_owned);
-    let host = name.as_deref().map(canonical_host);
-    let choice = match host {
+    let server_name = name.as_deref().map(canonical_host);
+    let choice = match &server_name {
         // A name that is no host is the name of no site.
         Some(None) => Err(UnknownServerName),
-        Some(Some(host)) => worker.gateway.snapshot.load().tls.server(Some(&host)),
+        Some(Some(host)) => worker.gateway.snapshot.load().tls.server(Some(host)),
         None => worker.gateway.snapshot.load().tls.server(None),
     };
-    let Ok(ServerChoice { config, sni }) = choice else {
+    let Ok(ServerChoice { config, .. }) = choice else {
         let mut wire = hello.io;
         // The refusal stands whether or not the client hears of it.
         let _ = wire.write_all(&UNRECOGNIZED_NAME).await;
@@ -90,8 +90,15 @@ async fn negotiate(worker: &Worker, wire: Wire, peer: IpAddr, client: ClientAddr
     let chain = session.peer_certificates().unwrap_or_default().iter().cloned().map(CertificateDer::into_owned).collect();
     let tls = if session.protocol_version() == Some(ProtocolVersion::TLSv1_2) { "TLSv1.2" } else { "TLSv1.3" };
     let h2 = session.alpn_protocol() == Some(b"h2");
-    let connection =
-        Arc::new(Connection { peer, client, sni, chain, tls, verdict: Mutex::new(None), proven: AtomicBool::new(false) });
+    let connection = Arc::new(Connection {
+        peer,
+        client,
+        server_name: server_name.flatten(),
+        chain,
+        tls,
+        verdict: Mutex::new(None),
+        proven: AtomicBool::new(false),
+    });
     Ok(Secured { stream, connection, h2 })
 }
 

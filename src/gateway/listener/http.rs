@@ -9,7 +9,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use futures_util::TryFutureExt as _;
+use http::header::{CONNECTION, HeaderValue};
+use http::{Request, Response, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -23,8 +25,11 @@ use crate::config::{Caps, Deadlines};
 use crate::upstream::{Body, BodyError};
 
 use super::super::Dropped;
-use super::super::inbound::{Inbound, Unread};
+use super::super::inbound::{Ambiguous, Inbound, Unread};
 use super::drive::{End, Patience, Protocol, drive};
+use super::frames::Frames;
+use super::heads::Heads;
+use super::sift::Sifted;
 use super::wire::{InFlight, Watch};
 
 /// Limits of one connection, as its snapshot had them when it began.
@@ -66,9 +71,24 @@ where
 {
     let service = service_fn(|request: Request<Incoming>| {
         watch.owe(!request.body().is_end_stream());
-        let (request, unread) = receive(request);
-        answer(watch.begin(), unread, handle(request))
+        let (mut request, unread) = receive(request);
+        let in_flight = watch.begin();
+        let doubt = watch.doubted(watch.requests());
+        if let Some(cause) = doubt {
+            request.extensions_mut().insert(Ambiguous(cause));
+        }
+        let answer = answer(in_flight, unread, false, handle(request));
+        async move {
+            let mut answer = answer.await?;
+            if doubt.is_some() {
+                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Dropped>(answer)
+        }
     });
+    let (io, place) = Sifted::new(io, Heads::new(Arc::clone(watch)));
+    // hyper gives it back itself.
+    drop(place);
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         // Ours tells a head that is slow from a connection that is idle; hyper's does not.
@@ -83,7 +103,7 @@ where
     let patience = terms.patience(Protocol::Http1);
     let end = drive(Pin::new(&mut connection), watch, patience, terms.stop, |connection| connection.graceful_shutdown()).await;
     let owed = match &end {
-        End::Closed(Ok(())) => watch.owed(),
+        End::Closed(Ok(())) => watch.owed() || watch.doubted(usize::MAX).is_some(),
         End::Closed(Err(error)) => error.is_parse(),
         _ => false,
     };
@@ -107,9 +127,10 @@ where
 {
     let service = service_fn(|request| {
         let (request, unread) = receive(request);
-        answer(watch.begin(), unread, handle(request))
+        answer(watch.begin(), unread, true, handle(request))
     });
-    let connection = http2::Builder::new(Streams { stall: terms.deadlines.body })
+    let (io, place) = Sifted::new(io, Frames::new(Arc::clone(watch)));
+    let connection = http2::Builder::new(Streams { stall: terms.deadlines.body, watch: Arc::clone(watch) })
         .timer(TokioTimer::new())
         .max_concurrent_streams(terms.caps.streams)
         .max_header_list_size(u32::try_from(terms.caps.head).unwrap_or(u32::MAX))
@@ -122,9 +143,15 @@ where
         .keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PING_WITHIN)
         .serve_connection(TokioIo::new(io), service);
-    let mut connection = pin!(connection);
-    drive(connection.as_mut(), watch, terms.patience(Protocol::Http2), terms.stop, |connection| connection.graceful_shutdown())
-        .await
+    // In a box, to be dropped before what it held is closed.
+    let mut connection = Box::pin(connection);
+    let patience = terms.patience(Protocol::Http2);
+    let end = drive(connection.as_mut(), watch, patience, terms.stop, |connection| connection.graceful_shutdown()).await;
+    drop(connection);
+    if let Some(io) = place.take() {
+        part(io).await;
+    }
+    end
 }
 
 /// What a connection did that is not HTTP, where that is why it ended; `None` for those who only left.
@@ -141,6 +168,15 @@ pub(super) fn breach(error: &hyper::Error) -> Option<String> {
     source.contains("error detected").then_some(source)
 }
 
+/// The bare status with which hyper answers what it cannot parse; `None` where it only ends the connection (HTTP/2).
+pub(super) fn bare_status(error: &hyper::Error) -> Option<StatusCode> {
+    if error.is_parse_too_large() {
+        Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
+    } else {
+        error.is_parse().then_some(StatusCode::BAD_REQUEST)
+    }
+}
+
 impl Terms<'_> {
     fn patience(&self, protocol: Protocol) -> Patience {
         let Deadlines { head, idle, body, .. } = *self.deadlines;
@@ -155,14 +191,20 @@ fn receive(request: Request<Incoming>) -> (Request<Inbound>, Unread) {
     (Request::from_parts(head, body), unread)
 }
 
-async fn answer(
+/// No `async fn`: that would hold the future of the whole request twice, as its argument and as what it awaits.
+fn answer(
     in_flight: InFlight,
     unread: Unread,
+    h2: bool,
     response: impl Future<Output = Result<Response<Body>, Dropped>>,
-) -> Result<Response<Answer>, Dropped> {
-    let response = response.await?;
-    let pace = PACE.try_with(Arc::clone).ok();
-    Ok(response.map(|body| Answer { body, pace, _unread: unread, _in_flight: in_flight }))
+) -> impl Future<Output = Result<Response<Answer>, Dropped>> {
+    response.and_then(move |response| async move {
+        if h2 {
+            unread.drink().await;
+        }
+        let pace = PACE.try_with(Arc::clone).ok();
+        Ok(response.map(|body| Answer { body, pace, _unread: unread, _in_flight: in_flight }))
+    })
 }
 
 /// An answer's body: the request is in flight until it ends, and what was not read of it is kept.
@@ -215,6 +257,7 @@ impl http_body::Body for Answer {
 #[derive(Clone)]
 struct Streams {
     stall: Duration,
+    watch: Arc<Watch>,
 }
 
 impl<F> hyper::rt::Executor<F> for Streams
@@ -225,17 +268,31 @@ where
     fn execute(&self, stream: F) {
         let stall = self.stall;
         let pace = Arc::<Pace>::default();
-        tokio::spawn(PACE.scope(Arc::clone(&pace), paced(stream, pace, stall)));
+        let watch = Arc::clone(&self.watch);
+        // Boxed before it is wrapped: each layer of a task moves what it holds, and a stream holds a whole request.
+        let stream = paced(Box::pin(stream), Arc::clone(&pace), stall);
+        tokio::spawn(PACE.scope(pace, async move {
+            if stream.await == Paced::Stalled {
+                watch.stall();
+            }
+        }));
     }
 }
 
-async fn paced(stream: impl Future, pace: Arc<Pace>, stall: Duration) {
+/// How a stream ended.
+#[derive(Debug, PartialEq)]
+enum Paced {
+    Over,
+    Stalled,
+}
+
+async fn paced(stream: impl Future, pace: Arc<Pace>, stall: Duration) -> Paced {
     let mut stream = pin!(stream);
     let mut timer: Option<Pin<Box<Sleep>>> = None;
     let mut armed_for = 0;
     poll_fn(|cx| {
         if stream.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(());
+            return Poll::Ready(Paced::Over);
         }
         if !pace.waits.load(Ordering::Relaxed) {
             armed_for = 0;
@@ -247,9 +304,21 @@ async fn paced(stream: impl Future, pace: Arc<Pace>, stall: Duration) {
         if let Some(until) = until {
             timer.as_mut().reset(until);
         }
-        timer.as_mut().poll(cx)
+        timer.as_mut().poll(cx).map(|()| Paced::Stalled)
     })
-    .await;
+    .await
+}
+
+/// Says goodbye, as TLS demands and whatever broke (close_notify), and reads on for a moment, so that it is heard.
+async fn part(mut io: impl AsyncRead + AsyncWrite + Unpin) {
+    const WITHIN: Duration = Duration::from_secs(1);
+    const MOST: u64 = 1024 * 1024;
+    let farewell = async {
+        io.shutdown().await?;
+        tokio::io::copy(&mut io.take(MOST), &mut tokio::io::sink()).await
+    };
+    // Whoever does not listen is cut.
+    let _ = timeout(WITHIN, farewell).await;
 }
 
 /// Reads on until the client has closed too, for a bounded time and size.
@@ -283,12 +352,12 @@ mod tests {
         let never = poll_fn(|_| Poll::<()>::Pending);
         pace.waits.store(true, Ordering::Relaxed);
         pace.frames.store(1, Ordering::Relaxed);
-        paced(never, Arc::clone(&pace), stall).await;
+        assert_eq!(paced(never, Arc::clone(&pace), stall).await, Paced::Stalled);
         assert_eq!(started.elapsed(), stall);
 
         pace.waits.store(false, Ordering::Relaxed);
         let hour = tokio::time::sleep(Duration::from_secs(3600));
-        paced(hour, pace, stall).await;
+        assert_eq!(paced(hour, pace, stall).await, Paced::Over);
         assert_eq!(started.elapsed(), stall + Duration::from_secs(3600));
     }
 
@@ -306,7 +375,7 @@ mod tests {
             pace.frames.fetch_add(1, Ordering::Relaxed);
             poll_fn(|_| Poll::<()>::Pending).await;
         };
-        paced(stream, Arc::clone(&pace), stall).await;
+        assert_eq!(paced(stream, Arc::clone(&pace), stall).await, Paced::Stalled);
         assert_eq!(started.elapsed().as_secs(), 4 * 29 + 30);
     }
 }

@@ -2,10 +2,13 @@
 
 mod bind;
 mod drive;
+mod frames;
 mod handshake;
+mod heads;
 mod http;
 mod plain;
 mod proxy;
+mod sift;
 mod slots;
 mod wire;
 
@@ -15,6 +18,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::http::{Method, StatusCode, Version};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -22,8 +26,9 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::events::{ConnectionCause, Event};
+use crate::events::{ConnectionCause, DecisionId, Event, RequestRecord};
 use crate::net::ClientAddr;
+use crate::policy::Reason;
 use crate::policy::ban::BanAnswer;
 
 use self::drive::End;
@@ -32,11 +37,11 @@ use self::slots::{ClientSlot, Slot};
 use self::wire::{Held, Watch, Wire};
 use super::{Connection, Snapshot, Worker};
 
-pub use self::bind::{ListenerKind, Sockets, bind};
+pub use self::bind::{ListenerKind, Sockets, bind, vacant};
 pub use self::proxy::{Source as ProxySource, read as read_proxy_header};
 pub use self::slots::Slots;
 
-/// Accepts until `stop`, then lets what is open finish until the deadline, then cuts it. Returns how many were cut.
+/// Accepts until `stop`, then lets what is open finish until `deadlines.drain`, then cuts it. Returns how many were cut.
 /// Runs on the worker's own current-thread runtime (`tokio::task::spawn` stays on it).
 pub async fn serve(
     worker: Arc<Worker>,
@@ -44,7 +49,6 @@ pub async fn serve(
     kind: ListenerKind,
     slots: Arc<Slots>,
     stop: CancellationToken,
-    drain: Duration,
 ) -> usize {
     let door = Arc::new(Door {
         worker,
@@ -62,7 +66,9 @@ pub async fn serve(
             stop.cancelled().await;
         }
     }
-    door.drain(drain).await
+    // As it is by now: a reload may have changed it since this door opened.
+    let within = door.worker.gateway.snapshot.load().config.deadlines.drain;
+    door.drain(within).await
 }
 
 /// Speaks HTTP on a connection whose handshake is done, over any stream, to its end: what [`serve`] does once it has a
@@ -75,7 +81,7 @@ where
     let wire = Wire::new(stream, Bytes::new(), Arc::clone(&watch), None);
     let (peer, client) = (connection.peer, connection.client.ip);
     let end = converse(worker, connection, wire, h2, &watch, stop).await;
-    tell(worker, end, peer, client);
+    tell(worker, end, &watch, peer, client);
 }
 
 /// One listener of one worker.
@@ -247,14 +253,17 @@ impl Door {
         let held = Held { _slot: slot, _client: client_slot, _open: self.open.token() };
         let wire = Wire::new(stream, ahead, Arc::clone(watch), Some(held));
         let end = match self.kind {
-            // Each phase in a place of its own: else a silent connection would hold room for all that it might become.
+            // Boxed: an idle connection's task would else be as large as the largest of these, for as long as it lives.
             ListenerKind::PlainHttp => Box::pin(self.refuse_plain(wire, watch, peer, client)).await,
             ListenerKind::Https => match Box::pin(handshake::secure(&self.worker, wire, watch, peer, client)).await {
-                Some(secured) => Box::pin(self.speak(secured, watch)).await,
+                Some(secured) => {
+                    watch.forget();
+                    Box::pin(self.speak(secured, watch)).await
+                }
                 None => return,
             },
         };
-        tell(&self.worker, end, peer, client.ip);
+        tell(&self.worker, end, watch, peer, client.ip);
     }
 
     /// Reads a source's PROXY header; the client that it names is checked as if it had come itself.
@@ -303,6 +312,8 @@ impl Door {
     }
 }
 
+const SLOW_HEAD: &str = "the head of a request was not whole in time";
+
 async fn converse<IO>(
     worker: &Arc<Worker>,
     connection: Arc<Connection>,
@@ -322,19 +333,47 @@ where
 }
 
 /// Who merely left, or was idle between requests, is no event.
-fn tell(worker: &Worker, end: End<hyper::Error>, peer: IpAddr, client: IpAddr) {
+fn tell(worker: &Worker, end: End<hyper::Error>, watch: &Watch, peer: IpAddr, client: IpAddr) {
     let breach = |cause: &str| Event::ProtocolError { client, cause: cause.to_owned() };
+    if let Some(cause) = watch.condemned() {
+        return worker.gateway.events.emit(breach(cause));
+    }
     let event = match end {
-        End::Closed(Ok(())) | End::Idle => return,
+        // What condemned it was told above.
+        End::Closed(Ok(())) | End::Idle | End::Condemned => return,
         End::Closed(Err(error)) => match http::breach(&error) {
-            Some(cause) => breach(&cause),
+            Some(cause) => {
+                record(worker, http::bare_status(&error), &cause, peer, client);
+                breach(&cause)
+            }
             None => return,
         },
         End::Silent => Event::ConnectionRefused { peer, client: Some(client), cause: ConnectionCause::IdleTimeout },
-        End::HeadTimeout => breach("the head of a request was not whole in time"),
+        End::HeadTimeout => {
+            record(worker, None, SLOW_HEAD, peer, client);
+            breach(SLOW_HEAD)
+        }
         End::Stalled => breach("the client took nothing of its answer in time"),
     };
     worker.gateway.events.emit(event);
+}
+
+/// The record of what was refused before there was a request: its line is not known, so neither is its method.
+fn record(worker: &Worker, status: Option<StatusCode>, cause: &str, peer: IpAddr, client: IpAddr) {
+    let gateway = &worker.gateway;
+    let (now, generation) = (gateway.clock.now(), gateway.snapshot.load().generation);
+    let record = RequestRecord {
+        method: Method::from_bytes(b"-").unwrap_or_default(),
+        status: status.map_or(0, |status| status.as_u16()),
+        reason: status.map(|status| match status {
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => Reason::HeadTooLarge,
+            _ => Reason::BadRequest,
+        }),
+        cause: Some(cause.to_owned()),
+        cut: status.is_none(),
+        ..RequestRecord::begun(DecisionId::fresh(now.wall), now.wall, generation, [client, peer], Version::HTTP_11)
+    };
+    gateway.events.emit(Event::Request(Box::new(record)));
 }
 
 /// Errors that concern the one connection which was just to be accepted; the next may be well.

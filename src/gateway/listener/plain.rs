@@ -2,7 +2,6 @@
 //! behind TLS.
 
 use std::net::IpAddr;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
@@ -36,30 +35,12 @@ pub(super) fn answer<B: http_body::Body>(
     let id = DecisionId::fresh(now.wall);
     let target = Target::read(request);
     let mut record = RequestRecord {
-        decision: id,
-        at: now.wall,
-        generation: snapshot.generation,
-        client: client.ip,
-        peer,
         method: request.method().clone(),
         host: target.as_ref().map(|target| target.host.clone()).unwrap_or_default(),
         path: target.as_ref().map_or_else(|_| raw_path(request), |target| target.path.as_str().to_owned()),
-        version: request.version(),
-        route: None,
-        status: 0,
-        reason: None,
-        cause: None,
-        identity: None,
-        approval: None,
-        bot: None,
-        upstream: None,
-        tls: None,
-        bytes_in: 0,
-        bytes_out: 0,
-        took: Duration::ZERO,
-        cut: false,
         user_agent: text(request.headers(), header::USER_AGENT),
         referer: text(request.headers(), header::REFERER).map(without_query),
+        ..RequestRecord::begun(id, now.wall, snapshot.generation, [client.ip, peer], request.version())
     };
 
     let outcome = target.and_then(|target| redirect(&snapshot, request.method(), &target));

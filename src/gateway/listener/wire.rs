@@ -58,6 +58,12 @@ pub(super) struct Watch {
     written: AtomicUsize,
     /// The last request has a body, which may not have been read.
     owes: AtomicBool,
+    /// A stream was cut because its client took nothing of it.
+    stalled: AtomicBool,
+    /// The head from which on requests are ambiguous, and why.
+    doubt: OnceLock<(usize, &'static str)>,
+    /// Why the connection is to be ended.
+    condemned: OnceLock<&'static str>,
 }
 
 /// One request until its answer is over.
@@ -87,6 +93,9 @@ impl Default for Watch {
             blocked: AtomicBool::new(false),
             written: AtomicUsize::new(0),
             owes: AtomicBool::new(false),
+            stalled: AtomicBool::new(false),
+            doubt: OnceLock::new(),
+            condemned: OnceLock::new(),
         }
     }
 }
@@ -143,6 +152,12 @@ impl Watch {
         self.spoke.load(Ordering::Relaxed)
     }
 
+    /// What came so far was the handshake: from here on the client has not said anything yet.
+    pub(super) fn forget(&self) {
+        self.heard.store(false, Ordering::Relaxed);
+        self.spoke.store(false, Ordering::Relaxed);
+    }
+
     /// While the socket takes no more: how many writes it took before.
     pub(super) fn blocked(&self) -> Option<usize> {
         self.blocked.load(Ordering::Relaxed).then(|| self.written.load(Ordering::Relaxed))
@@ -154,6 +169,33 @@ impl Watch {
 
     pub(super) fn owed(&self) -> bool {
         self.owes.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn stall(&self) {
+        self.stalled.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn stalled(&self) -> bool {
+        self.stalled.load(Ordering::Relaxed)
+    }
+
+    /// From this head on, counted from one, no request is to be trusted.
+    pub(super) fn doubt(&self, head: usize, cause: &'static str) {
+        // The first doubt covers all that follow.
+        let _ = self.doubt.set((head, cause));
+    }
+
+    pub(super) fn doubted(&self, head: usize) -> Option<&'static str> {
+        self.doubt.get().filter(|(from, _)| *from <= head).map(|(_, cause)| *cause)
+    }
+
+    pub(super) fn condemn(&self, cause: &'static str) {
+        // The first cause stands.
+        let _ = self.condemned.set(cause);
+    }
+
+    pub(super) fn condemned(&self) -> Option<&'static str> {
+        self.condemned.get().copied()
     }
 
     fn hear(&self) {

@@ -210,12 +210,17 @@ fn trap_sni_and_host_that_differ_are_misdirected_known_host_or_not() {
         (Sni::Site(SiteId(9)), "open.example", Err(Reason::Misdirected)),
         // Covered by the handshake's wildcard, but claimed exactly by a site that asks for certificates.
         (Sni::Site(SiteId(0)), "special.open.example", Err(Reason::Misdirected)),
+        (Sni::Nobody, "open.example", Err(Reason::Misdirected)),
+        (Sni::Nobody, "unknown.example", Err(Reason::Misdirected)),
         (Sni::Absent, "open.example", Ok(0)),
         (Sni::Absent, "mtls.example", Err(Reason::Misdirected)),
         (Sni::Absent, "unknown.example", Err(Reason::Misdirected)),
     ] {
         assert_eq!(resolve(sni, host), expected, "{sni:?} {host}");
     }
+    assert_eq!(sites.named(Some("x.mtls.example")), Sni::Site(SiteId(1)));
+    assert_eq!(sites.named(Some("gone.example")), Sni::Nobody);
+    assert_eq!(sites.named(None), Sni::Absent);
 }
 
 #[test]

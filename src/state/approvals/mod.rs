@@ -339,6 +339,7 @@ fn refused<T>(why: String) -> Result<T, RegisterError> {
 fn fresh_id() -> Result<String, RegisterError> {
     let mut random = [0; ID_LENGTH];
     getrandom::fill(&mut random).map_err(|error| RegisterError::Refused(format!("no randomness: {error}")))?;
+    #[expect(clippy::indexing_slicing, reason = "five bits index 32 characters")]
     let characters = random.iter().map(|byte| char::from(BASE32[usize::from(byte & 31)]));
     Ok("apr-".chars().chain(characters).collect())
 }

@@ -119,14 +119,12 @@ impl TokenKey {
         let public = pair.public_key().as_ref();
         let seed = pair.seed().map_err(unusable)?;
         let seed: Curve25519SeedBin<'_> = seed.as_be_bytes().map_err(unusable)?;
-        let mut secret = Zeroizing::new([0; 64]);
-        secret[..32].copy_from_slice(seed.as_ref());
-        secret[32..].copy_from_slice(public);
+        let secret = Zeroizing::new([seed.as_ref(), public].concat());
         let unusable = |_: PasetoError| "the key cannot be used".to_owned();
         Ok(Self {
-            secret: AsymmetricSecretKey::from(&*secret).map_err(unusable)?,
+            secret: AsymmetricSecretKey::from(&secret).map_err(unusable)?,
             public: AsymmetricPublicKey::from(public).map_err(unusable)?,
-            footer: format!("{{\"kid\":\"{}\"}}", hex(&digest(&SHA256, public).as_ref()[..8])),
+            footer: format!("{{\"kid\":\"{}\"}}", hex(digest(&SHA256, public).as_ref().get(..8).unwrap_or_default())),
         })
     }
 

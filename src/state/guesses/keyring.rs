@@ -25,6 +25,7 @@ pub(super) struct Keyring(hmac::Key);
 
 impl Keyring {
     /// A fresh random key. Without randomness no process may go on: every secret it makes would be known.
+    #[expect(clippy::panic, reason = "at start, before anything is served")]
     pub(super) fn new() -> Self {
         let mut bytes = [0; 32];
         if let Err(error) = getrandom::fill(&mut bytes) {

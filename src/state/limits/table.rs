@@ -144,6 +144,7 @@ impl Table {
             return Ok((value, Spent { slot: Slot::Wide(wide), at: now, arrival, returned }));
         }
         let index = last_index(probe.own);
+        #[expect(clippy::indexing_slicing, reason = "`last_index` is below the number of last buckets")]
         let mut bucket = lock(&self.last[index]);
         let (value, arrival) = decision((bucket.arrival > 0).then(|| Nanos::new(bucket.arrival)))?;
         bucket.arrival = arrival.as_u64();
@@ -159,6 +160,7 @@ impl Table {
         match spent.slot {
             Slot::Own(key) => shard_of(&self.own, key).give_back(key, spent, interval, now),
             Slot::Wide(key) => shard_of(&self.wide, key).give_back(key, spent, interval, now),
+            #[expect(clippy::indexing_slicing, reason = "a slot that was handed out")]
             Slot::Last(index) => lock(&self.last[index]).give_back(spent, interval, now),
         }
     }
@@ -226,6 +228,7 @@ impl Table {
             return None;
         }
         let wide = probe.wide().and_then(|wide| shard_of(&self.wide, wide).buckets.get(&wide).map(|bucket| bucket.arrival));
+        #[expect(clippy::indexing_slicing, reason = "`last_index` is below the number of last buckets")]
         let last = lock(&self.last[last_index(probe.own)]).arrival;
         wide.max(Some(last)).filter(|arrival| *arrival > now)
     }
@@ -326,6 +329,7 @@ impl Hasher for Hashed {
     }
 }
 
+#[expect(clippy::indexing_slicing, reason = "the index is taken modulo the number of shards")]
 fn shard_of(shards: &[Mutex<Shard>], key: u128) -> MutexGuard<'_, Shard> {
     lock(&shards[(key >> 64) as usize % SHARDS])
 }

@@ -86,6 +86,7 @@ impl EmbeddedStore {
             for table in Table::ALL {
                 store.load(table)?;
             }
+            rehearse(&store.path)?;
         }
         Ok(())
     }
@@ -127,6 +128,7 @@ impl Store for EmbeddedStore {
 /// The file as a gateway opens it: whole-file integrity check first, since a plain open trusts what it finds.
 fn open_file(path: &Path) -> Result<Database, StoreError> {
     check_file(path)?;
+    check_schema_unopened(path)?;
     let mode = fs::metadata(path).map_err(|error| refused(path, &error))?.permissions().mode();
     if mode & 0o077 != 0 {
         fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(|error| refused(path, &error))?;
@@ -141,6 +143,30 @@ fn open_file(path: &Path) -> Result<Database, StoreError> {
     .map_err(|error| explain(path, error))?;
     check_schema(path, &database)?;
     Ok(database)
+}
+
+/// Before anything is written, since opening writes: a store of another schema stays as it was. What else is wrong with it,
+/// the opening will tell.
+fn check_schema_unopened(path: &Path) -> Result<(), StoreError> {
+    match guarded(|| open_reader(path)) {
+        Ok(database) => check_schema(path, &database),
+        Err(DatabaseError::RepairAborted) => match guarded(|| Rehearsal::open(path)) {
+            Ok(copy) => check_schema(path, &copy),
+            Err(_) => Ok(()),
+        },
+        Err(_) => Ok(()),
+    }
+}
+
+/// The integrity check of a start, on a copy. What a live gateway wrote meanwhile would look like damage: then the check that
+/// it made at its own start stands.
+fn rehearse(path: &Path) -> Result<(), StoreError> {
+    let stamp = || fs::metadata(path).and_then(|found| Ok((found.modified()?, found.len()))).ok();
+    let before = stamp();
+    match guarded(|| Rehearsal::open(path)) {
+        Err(error) if before == stamp() => Err(explain(path, error)),
+        _ => Ok(()),
+    }
 }
 
 fn open_reader(path: &Path) -> Result<ReadOnlyDatabase, DatabaseError> {

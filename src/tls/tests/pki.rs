@@ -238,6 +238,8 @@ impl Setup {
             client_certificate: None,
             health: None,
             timeouts: UpstreamTimeouts { connect: SECOND, response: SECOND, idle: SECOND },
+            connections: 256,
+            queue: SECOND,
         });
         self.upstreams.last_mut().unwrap()
     }

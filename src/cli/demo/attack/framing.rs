@@ -78,8 +78,9 @@ async fn smuggle(scene: &Scene<'_>, visitor: &Visitor) -> Result<String, Error> 
 
 fn forged_told(answer: &Answer) -> String {
     let echoed: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
-    let headers: Vec<(&str, &str)> = echoed["headers"]
-        .as_array()
+    let headers: Vec<(&str, &str)> = echoed
+        .get("headers")
+        .and_then(Value::as_array)
         .map(|all| all.iter().filter_map(|pair| Some((pair.get(0)?.as_str()?, pair.get(1)?.as_str()?))).collect())
         .unwrap_or_default();
     let of = |name: &str| headers.iter().filter(|(key, _)| *key == name).map(|(_, value)| *value).collect::<Vec<_>>().join(" ");

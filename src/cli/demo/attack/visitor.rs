@@ -1,7 +1,7 @@
 //! A visitor from an address of its own: TLS by rustls with or without a certificate, then well-formed requests or raw bytes.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -60,12 +60,17 @@ pub struct Streams {
 impl Visitor {
     /// From `127.0.x.y`, one address an attack, so that none is punished for another's deeds.
     pub fn new(stage: &Stage, from: [u8; 2]) -> Self {
+        Self::to(stage.https(), &stage.pki.folder, from)
+    }
+
+    /// The same for a gateway that runs elsewhere; `certs` is the folder of its PKI.
+    pub fn to(door: SocketAddr, certs: &Path, from: [u8; 2]) -> Self {
         let [third, fourth] = from;
         Self {
             from: Ipv4Addr::new(127, 0, third, fourth),
-            to: stage.https(),
+            to: door,
             sni: "localhost".to_owned(),
-            certs: stage.pki.folder.clone(),
+            certs: certs.to_path_buf(),
             certificate: None,
         }
     }

@@ -15,8 +15,8 @@ fn dir() -> tempfile::TempDir {
 }
 
 fn refusal(dir: &Path) -> String {
-    let opened = EmbeddedStore::open(dir).err().expect("open refuses").to_string();
-    let checked = EmbeddedStore::check(dir).err().expect("check refuses").to_string();
+    let opened = EmbeddedStore::open(dir).map(drop).expect_err("open refuses").to_string();
+    let checked = EmbeddedStore::check(dir).expect_err("check refuses").to_string();
     assert_eq!(opened, checked, "check says what a start would say");
     opened
 }

@@ -1,0 +1,290 @@
+#!/usr/bin/env python3
+"""Instructions per request of doorward, every control on, by part: callgrind, as the difference of two request counts.
+
+    profile.py                     S1, S2, S5 and S11a; tables on stdout
+    profile.py --only S1 --top 40  and the functions, lines and allocations behind them
+    profile.py --check FILE        fails where a figure is more than 5 % above that in FILE (JSON); --update writes it
+
+Instructions do not depend on the machine's speed or load, and hardly on its make; system calls count as none.
+"""
+
+import argparse
+import collections
+import json
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+import peers
+import run
+from peers import Doorward, Failed
+
+CONNECTIONS = 4
+FEW, MANY = 100, 1100
+HANDSHAKES_FEW, HANDSHAKES_MANY = 10, 60
+TOLERANCE = 1.05
+START_WITHIN = 120.0
+
+
+class Costs:
+    """Of one dump: instructions by (function, file, line), and how often whom calls whom."""
+
+    def __init__(self):
+        self.own = collections.Counter()
+        self.under = collections.Counter()
+        self.calls = collections.Counter()
+        self.passed = collections.Counter()
+
+    def read(self, path):
+        names = {}
+
+        def name(text):
+            number, _, rest = text.partition(" ")
+            if rest:
+                names[space, number] = rest
+            return names.get((space, number), number)
+
+        file = function = callee = None
+        line = 0
+        calling = None
+        for text in path.open():
+            text = text.rstrip("\n")
+            key, equals, rest = text.partition("=")
+            if equals and key in ("fl", "fi", "fe", "fn", "cfi", "cfl", "cfn", "ob", "cob"):
+                space = {"fn": "fn", "cfn": "fn", "ob": "ob", "cob": "ob"}.get(key, "fl")
+                value = name(rest)
+                if key in ("fl", "fi", "fe"):
+                    file = value
+                elif key == "fn":
+                    function = plain(value)
+                elif key == "cfn":
+                    callee = plain(value)
+            elif key == "calls":
+                calling = int(rest.split()[0])
+            elif text and (text[0].isdigit() or text[0] in "+-*"):
+                at, _, cost = text.partition(" ")
+                line = line if at == "*" else line + int(at) if at[0] in "+-" else int(at)
+                if not cost:
+                    continue
+                # A call that has not come back counts as 0 calls, and its cost is still that of a call.
+                if calling is not None:
+                    self.calls[function, callee] += calling
+                    if function != callee:
+                        self.under[function] += int(cost)
+                    self.passed[function, callee] += int(cost)
+                    calling = None
+                else:
+                    self.own[function, file, line] += int(cost)
+        return self
+
+    def minus(self, other, by):
+        less = Costs()
+        for which in ("own", "under", "calls", "passed"):
+            mine, theirs, into = getattr(self, which), getattr(other, which), getattr(less, which)
+            for key in mine.keys() | theirs.keys():
+                value = (mine[key] - theirs[key]) / by
+                if abs(value) > 0.005:
+                    into[key] = value
+        return less
+
+    def total(self):
+        return sum(self.own.values())
+
+    def by(self, part):
+        found = collections.Counter()
+        for (function, file, line), cost in self.own.items():
+            found[part(function, file, line)] += cost
+        return found
+
+    def whole(self):
+        """Instructions of a function and all that it calls."""
+        found = self.by(lambda function, _file, _line: function)
+        found.update(self.under)
+        return found
+
+
+PARTS = (
+    ("allocator and copying", r"^(malloc|calloc|realloc|free|_int_|cfree|malloc_consolidate|unlink_chunk|__memcpy|__memmove|__memset|memcpy|__rdl|__rust)|mem(cpy|move|set|cmp)"),
+    ("TLS: keys and records (aws-lc)", r"aws_lc|^(aes|gcm|AES|EVP|CRYPTO|bn_|ecp|EC_|SHA|sha|p256|fiat|x25519|BN_|bignum|curve25519|ECDSA|HMAC|vaes)"),
+    ("TLS: protocol (rustls, webpki)", r"crate:(rustls|tokio-rustls|rustls-webpki|webpki|x509-parser|asn1-rs|der-parser|nom|untrusted)"),
+    ("HTTP/2 (h2)", r"crate:(h2|atomic-waker|slab|fnv|indexmap|hashbrown)"),
+    ("HTTP (hyper, http, httparse)", r"crate:(hyper|hyper-util|http|httparse|http-body|http-body-util|httpdate|want|itoa|bytes|form_urlencoded)"),
+    ("runtime (tokio, mio)", r"crate:(tokio|mio|tokio-util|futures|socket2|parking_lot)"),
+)
+
+
+def part_of(function, file, _line):
+    """Where the code was written; what was inlined from the standard library goes to the function that it ended up in."""
+    crate = crate_of(file) or crate_of_name(function)
+    if crate == "doorward":
+        inside = re.search(r"src/(\w+)(?:/(\w+))?", file) if crate_of(file) else re.search(r"doorward::(\w+)(?:::(\w+))?", function)
+        if not inside:
+            return "ours: other"
+        room = inside[1] if inside[1] in ("events", "policy", "upstream", "tls", "config") or not inside[2] else f"{inside[1]}/{inside[2]}"
+        return f"ours: {room}"
+    for part, pattern in PARTS:
+        if re.search(pattern, function) and not crate:
+            return part
+        if crate and re.search(pattern, f"crate:{crate}"):
+            return part
+    return f"other: {crate}" if crate else "libc and the rest"
+
+
+def crate_of(file):
+    if not file:
+        return None
+    if found := re.search(r"/registry/src/[^/]+/([A-Za-z0-9_-]+?)-\d", file):
+        return found[1]
+    if re.search(r"(^|/)src/(gateway|policy|state|events|upstream|tls|config|server|cli|admin|clock|net|main|lib)\b", file) and "/rustc/" not in file:
+        return "doorward"
+    return None
+
+
+def crate_of_name(function):
+    found = re.search(r"(?:^|[<& ])(?:dyn |mut )*([a-z][a-z0-9_]*)::", function)
+    crate = found[1] if found else None
+    if crate in ("core", "alloc", "std"):
+        inner = [one for one in re.findall(r"\b([a-z][a-z0-9_]*)::", function) if one not in ("core", "alloc", "std")]
+        known = [one for one in inner if one in ("doorward", "hyper", "h2", "tokio", "rustls", "http", "bytes", "tokio_rustls", "hyper_util", "mio")]
+        crate = known[0] if known else None
+    return crate.replace("_", "-") if crate else None
+
+
+def plain(function):
+    """Without the hash, and without callgrind's numbers of recursion."""
+    return re.sub(r"(::h[0-9a-f]{16}|'\d+)\b.*$", "", function)
+
+
+def measure(lab, name):
+    """Costs of one request, in a process that has served some."""
+    # A core of its own makes no difference to a count, but valgrind's threads take turns.
+    peer = Doorward(lab, lab.options.base_port + 10)
+    dumps = peer.dir / "callgrind.out"
+    plain_argv = peer.argv()
+    peer.argv = lambda: ["valgrind", "--tool=callgrind", f"--callgrind-out-file={dumps}", "--dump-line=yes", *plain_argv]
+    peers.START_WITHIN = START_WITHIN
+    peer.start()
+    try:
+        ask(lab, peer, name, FEW if name != "S5" else HANDSHAKES_FEW)
+        few, many = (HANDSHAKES_FEW, HANDSHAKES_MANY) if name == "S5" else (FEW, MANY)
+        parts = []
+        dump(peer)
+        for count in (few, many):
+            ask(lab, peer, name, count)
+            time.sleep(0.5)
+            parts.append(Costs().read(dump(peer)))
+        return parts[1].minus(parts[0], many - few)
+    finally:
+        peer.stop()
+        shutil.rmtree(peer.dir, ignore_errors=True)
+
+
+def ask(lab, peer, name, count):
+    if name == "S5":
+        lab.own_load("handshakes", peer.port, peers.HOST, "--threads", 1, "--count", count, seconds=100)
+        return
+    scenario = run.SCENARIOS[name]
+    narrow = run.Closed(name, scenario.path, CONNECTIONS, scenario.streams, scenario.h1, status=scenario.status)
+    narrow.run(lab, peer, count)
+
+
+def dump(peer):
+    """Asks callgrind for what was counted since the last dump."""
+    dumps = peer.dir / "callgrind.out"
+    before = set(peer.dir.glob("callgrind.out.*"))
+    subprocess.run(["callgrind_control", "-d", str(peer.process.child.pid)], capture_output=True, check=True, timeout=60)
+    for _ in range(200):
+        made = set(peer.dir.glob(f"{dumps.name}.*")) - before
+        if made:
+            time.sleep(0.5)
+            return made.pop()
+        time.sleep(0.05)
+    raise Failed("callgrind wrote no dump")
+
+
+def show(name, costs, top):
+    total = costs.total()
+    print(f"\n## {name}: {report_name(name)}: {total:,.0f} instructions a request\n")
+    allocations = sum(count for (_, callee), count in costs.calls.items() if callee in ("malloc", "calloc", "realloc"))
+    print(f"{allocations:.1f} allocations a request.\n")
+    rows = [[part, f"{cost:,.0f}", f"{cost / total * 100:.1f} %"] for part, cost in costs.by(part_of).most_common() if cost > total / 1000]
+    print(run.report.table(["part", "instructions", "share"], rows))
+    if not top:
+        return
+    rows = [[f"`{function[:110]}`", f"{cost:,.0f}"] for function, cost in costs.by(lambda function, *_: function).most_common(top)]
+    print(run.report.table(["function, by itself", "instructions"], rows))
+    ours = [(function, cost) for function, cost in costs.whole().most_common() if "doorward::" in function]
+    rows = [[f"`{function[:110]}`", f"{cost:,.0f}"] for function, cost in ours[:top]]
+    print(run.report.table(["our function, with what it calls", "instructions"], rows))
+    lines = costs.by(lambda _function, file, line: f"{file[file.find('src/') :]}:{line}" if crate_of(file) == "doorward" else None)
+    lines.pop(None, None)
+    print(run.report.table(["our line", "instructions"], [[where, f"{cost:,.0f}"] for where, cost in lines.most_common(top)]))
+    for what, callees, counted, least in (
+        ("who allocates", ("malloc", "calloc", "realloc"), costs.calls, 0.05),
+        ("who copies: instructions of memcpy and memmove", None, costs.passed, 20),
+    ):
+        makers = collections.Counter()
+        for (caller, callee), count in counted.items():
+            if callee in callees if callees else re.search("mem(cpy|move)", callee or ""):
+                makers[caller] += count
+        rows = [[f"`{caller[:110]}`", f"{count:,.2f}"] for caller, count in makers.most_common(top) if count > least]
+        print(run.report.table([what, "a request"], rows))
+
+
+def report_name(name):
+    return run.report.SCENARIOS[name][0]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", type=lambda text: text.split(","), default=["S1", "S2", "S5", "S11a"])
+    parser.add_argument("--top", type=int, default=0)
+    parser.add_argument("--check", type=pathlib.Path, metavar="FILE")
+    parser.add_argument("--update", action="store_true", help="write --check's FILE anew")
+    parser.add_argument("--doorward", type=pathlib.Path, help="binary with symbols; built with --profile profiling when not given")
+    parser.add_argument("--load", type=pathlib.Path, help="the load generator; built when not given")
+    parser.add_argument("--base-port", type=int, default=21500)
+    options = parser.parse_args()
+    options.proxy_core, options.load_core, options.seconds = 1, 0, 5
+    figures = {}
+    try:
+        for tool in ("valgrind", "callgrind_control", "h2load", "openssl", "nginx"):
+            if not shutil.which(tool):
+                raise Failed(f"{tool} is not installed")
+        # In this order: with the bench comes a binary that has the features of the tests.
+        options.load = options.load or run.build("--profile", "profiling", "--bench", "peers")
+        options.doorward = options.doorward or run.build("--profile", "profiling", "--bin", "doorward")
+        with tempfile.TemporaryDirectory(prefix="doorward-profile-", ignore_cleanup_errors=True) as directory:
+            lab = run.Lab(options, pathlib.Path(directory))
+            backend = peers.Backend(lab, lab.backend_port)
+            backend.start()
+            try:
+                for name in options.only:
+                    costs = measure(lab, name)
+                    figures[name] = round(costs.total())
+                    show(name, costs, options.top)
+            finally:
+                backend.stop()
+    except (Failed, subprocess.SubprocessError) as failed:
+        sys.exit(f"profile.py: {failed}")
+    if options.check and options.update:
+        options.check.write_text(json.dumps(figures, indent=1) + "\n")
+    elif options.check:
+        judge(figures, json.loads(options.check.read_text()))
+
+
+def judge(figures, committed):
+    worse = [name for name, figure in figures.items() if name in committed and figure > committed[name] * TOLERANCE]
+    for name, figure in figures.items():
+        if name in committed:
+            print(f"{name}: {figure:,} instructions a request, committed {committed[name]:,} ({figure / committed[name] - 1:+.1%})")
+    if worse:
+        sys.exit(f"profile.py: more than 5 % above the committed figure: {', '.join(worse)}; `--update` where it is on purpose")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+//! `prepare`: everything that can fail, done before anything live is touched.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::sync::Arc;
+
+use super::Roof;
+use crate::config::{self, Config, Diagnostic, Diagnostics, Located};
+use crate::gateway::listener::{self, ListenerKind, Sockets};
+use crate::tls::TlsState;
+use crate::upstream::Upstream;
+
+/// A config made ready: everything that can fail has been done, nothing live was touched.
+pub(super) struct Prepared {
+    pub config: Arc<Config>,
+    pub tls: Arc<TlsState>,
+    pub upstreams: Vec<Arc<Upstream>>,
+    pub sockets: Vec<(SocketAddr, Sockets)>,
+    pub metrics: Option<(SocketAddr, TcpListener)>,
+}
+
+impl Prepared {
+    /// Loads and checks everything behind a config. Fails closed: with any error nothing comes of it.
+    pub fn load(path: &Path, live: Option<&Roof>) -> Result<(Self, Diagnostics), Diagnostics> {
+        let (config, mut found) = config::load(path)?;
+        let config = Arc::new(config);
+        let snapshot = live.map(|roof| roof.gateway.snapshot.load_full());
+        if let Some(snapshot) = &snapshot {
+            found.list.extend(needs_restart(&snapshot.config, &config));
+        }
+        let tls = match TlsState::prepare(&config, snapshot.as_ref().map(|snapshot| &*snapshot.tls)) {
+            Ok(tls) => Some(Arc::new(tls)),
+            Err(errors) => {
+                found.list.extend(errors);
+                None
+            }
+        };
+        if live.is_some() {
+            found.list.extend(probe_logs(&config));
+        }
+        let (Some(tls), false) = (tls, found.has_errors()) else { return Err(found) };
+        let mut prepared = Self { config, tls, upstreams: Vec::new(), sockets: Vec::new(), metrics: None };
+        match prepared.bind(live) {
+            Ok(()) => Ok((prepared, found)),
+            Err(errors) => {
+                found.list.extend(errors);
+                Err(found)
+            }
+        }
+    }
+
+    /// Binds what is not open yet.
+    fn bind(&mut self, live: Option<&Roof>) -> Result<(), Vec<Diagnostic>> {
+        let doors = live.map(|roof| roof.doors());
+        let mut errors = Vec::new();
+        for (at, kind) in wanted(&self.config) {
+            if doors.as_ref().is_some_and(|doors| doors.open.contains_key(&(at.value, kind))) {
+                continue;
+            }
+            // A port that is ours already may move between addresses and kinds.
+            let port = at.value.port();
+            let ours = doors.as_ref().is_some_and(|doors| doors.open.values().any(|door| door.bound.port() == port));
+            let vacant = if ours { Ok(()) } else { listener::vacant(at.value) };
+            match vacant.and_then(|()| listener::bind(at.value, kind, self.config.workers)) {
+                Ok(sockets) => self.sockets.push((at.value, sockets)),
+                Err(error) => errors.push(cannot_bind(at, &error)),
+            }
+        }
+        if let Some(at) = &self.config.listen.metrics {
+            let open = doors.as_ref().and_then(|doors| doors.metrics.as_ref()).map(|(asked, ..)| *asked);
+            if open != Some(at.value) {
+                match TcpListener::bind(at.value).and_then(|socket| socket.set_nonblocking(true).map(|()| socket)) {
+                    Ok(socket) => self.metrics = Some((at.value, socket)),
+                    Err(error) => errors.push(cannot_bind(at, &error)),
+                }
+            }
+        }
+        if errors.is_empty() { Ok(()) } else { Err(errors) }
+    }
+}
+
+/// Every address of the config with what is served there.
+pub(super) fn wanted(config: &Config) -> impl Iterator<Item = (&Located<SocketAddr>, ListenerKind)> {
+    let https = config.listen.https.iter().map(|at| (at, ListenerKind::Https));
+    https.chain(config.listen.http.iter().map(|at| (at, ListenerKind::PlainHttp)))
+}
+
+/// What a running gateway cannot take over.
+fn needs_restart(live: &Config, new: &Config) -> Vec<Diagnostic> {
+    let changed = [
+        ("workers", live.workers != new.workers),
+        ("state_dir", live.state_dir != new.state_dir),
+        ("listen.admin", live.listen.admin != new.listen.admin),
+        ("approvals.key", live.approvals_key.value != new.approvals_key.value),
+    ];
+    changed
+        .into_iter()
+        .filter(|(_, differs)| *differs)
+        .map(|(key, _)| {
+            Diagnostic::error(format!("`{key}` cannot change while the gateway runs"), &config::Span::default())
+                .help("restart the gateway to take it over, or set it back")
+        })
+        .collect()
+}
+
+/// Log files that could not be opened, found before anything is swapped.
+fn probe_logs(config: &Config) -> Vec<Diagnostic> {
+    let targets = [("log.access", &config.log.access), ("log.events", &config.log.events)];
+    targets
+        .into_iter()
+        .filter_map(|(key, target)| {
+            let config::LogTarget::File(path) = target else { return None };
+            let error = crate::events::probe(path).err()?;
+            let message = format!("`{key}`: {error}");
+            Some(Diagnostic::error(message, &config::Span::default()).help("make its folder writable for the gateway"))
+        })
+        .collect()
+}
+
+fn cannot_bind(at: &Located<SocketAddr>, error: &std::io::Error) -> Diagnostic {
+    let help = match error.kind() {
+        std::io::ErrorKind::AddrInUse => "another program listens there: stop it or choose another port",
+        std::io::ErrorKind::PermissionDenied => "ports under 1024 need CAP_NET_BIND_SERVICE",
+        std::io::ErrorKind::AddrNotAvailable => "no interface of this host has that address",
+        _ => "choose another address",
+    };
+    Diagnostic::error(format!("cannot listen on {}: {error}", at.value), &at.span).help(help)
+}

@@ -1,0 +1,134 @@
+//! How many connections a server is given, and the queue before them.
+
+use super::h2::h2_echo;
+use super::*;
+
+fn capped(scheme: ServerScheme, address: SocketAddr, connections: usize, queue: Duration) -> Arc<Upstream> {
+    prepared(&UpstreamSpec { connections, queue, ..spec(vec![url(scheme, address)]) })
+}
+
+/// A server that answers when it is told to, and the most requests it had at one time.
+async fn slow() -> (SocketAddr, Arc<tokio::sync::Semaphore>, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (go, open, most) =
+        (Arc::new(tokio::sync::Semaphore::new(0)), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (told, peak) = (go.clone(), most.clone());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let (told, open) = (told.clone(), open.clone());
+            let peak = peak.clone();
+            tokio::spawn(async move {
+                while read_head(&mut stream).await.is_some() {
+                    peak.fetch_max(open.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                    told.acquire().await.unwrap().forget();
+                    open.fetch_sub(1, Ordering::SeqCst);
+                    stream.write_all(OK).await.unwrap();
+                }
+            });
+        }
+    });
+    (address, go, most)
+}
+
+#[tokio::test]
+async fn a_server_never_has_more_connections_than_it_is_given_and_all_who_wait_are_served() {
+    let (address, go, most) = slow().await;
+    let upstream = capped(ServerScheme::Http, address, 3, PATIENCE);
+    // two workers
+    let pools = [Pool::new(), Pool::new()];
+    let all = (0..60).map(|at| {
+        let (pool, upstream) = (&pools[at % 2], &upstream);
+        async move { finish(pool.send(upstream, get("/")).await.unwrap()).await.0 }
+    });
+    let release = async {
+        until("all are there", || upstream.servers[0].outstanding() == 60).await;
+        assert!(upstream.servers[0].capacity.seats() <= 3);
+        go.add_permits(60);
+    };
+    let (answers, ()) = tokio::join!(futures_util::future::join_all(all), release);
+    assert!(answers.iter().all(|status| *status == 200));
+    assert!(most.load(Ordering::SeqCst) <= 3, "{most:?}");
+    assert!(!upstream.servers[0].capacity.is_queued());
+}
+
+#[tokio::test]
+async fn who_waits_too_long_is_told_so_and_nothing_of_it_was_sent() {
+    let (address, go, _) = slow().await;
+    let upstream = capped(ServerScheme::Http, address, 1, Duration::from_millis(30));
+    let pool = Pool::new();
+    let held = pool.send(&upstream, get("/held"));
+    let refused = async {
+        until("the connection is taken", || upstream.servers[0].capacity.seats() == 1).await;
+        let error = pool.send(&upstream, get("/late")).await.err().unwrap();
+        assert_eq!((error.kind, error.unsent), (ForwardErrorKind::Unavailable, true));
+        assert!(error.cause.contains("busy"), "{}", error.cause);
+        assert!(upstream.servers[0].status(Instant::now()).healthy, "busy is not broken");
+        go.add_permits(1);
+    };
+    let (held, ()) = tokio::join!(held, refused);
+    assert_eq!(finish(held.unwrap()).await.0, 200);
+}
+
+#[tokio::test]
+async fn a_connection_idle_on_another_workers_shelf_makes_room() {
+    let server = raw(OK, false).await;
+    let upstream = capped(ServerScheme::Http, server.address, 1, PATIENCE);
+    let pools = [Pool::new(), Pool::new()];
+    for turn in 0..6 {
+        finish(pools[turn % 2].send(&upstream, get("/")).await.unwrap()).await;
+        until("it lies idle", || pools[turn % 2].idle() == 1).await;
+        assert_eq!(upstream.servers[0].capacity.seats(), 1);
+    }
+    assert_eq!(server.connections.load(Ordering::SeqCst), 6);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_the_queue_leaves_no_trace() {
+    let (address, go, _) = slow().await;
+    let upstream = capped(ServerScheme::Http, address, 1, PATIENCE);
+    let pool = Pool::new();
+    let held = pool.send(&upstream, get("/held"));
+    tokio::pin!(held);
+    assert!(tokio::time::timeout(Duration::from_millis(20), held.as_mut()).await.is_err());
+    for _ in 0..20 {
+        assert!(tokio::time::timeout(Duration::from_millis(1), pool.send(&upstream, get("/gone"))).await.is_err());
+    }
+    assert!(!upstream.servers[0].capacity.is_queued());
+    go.add_permits(2);
+    finish(held.await.unwrap()).await;
+    finish(pool.send(&upstream, get("/next")).await.unwrap()).await;
+    assert_eq!(upstream.servers[0].outstanding(), 0);
+}
+
+#[tokio::test]
+async fn a_shared_connection_counts_once_and_its_streams_are_waited_for() {
+    let (address, _seen) = h2_echo(2).await;
+    let upstream = capped(ServerScheme::H2c, address, 1, PATIENCE);
+    let pool = Pool::new();
+    finish(pool.send(&upstream, get("/")).await.unwrap()).await;
+    finish(pool.send(&upstream, get("/")).await.unwrap()).await;
+    let all = (0..40).map(|_| async { finish(pool.send(&upstream, get("/")).await.unwrap()).await.0 });
+    assert!(futures_util::future::join_all(all).await.iter().all(|status| *status == 200));
+    assert_eq!((pool.shared(), upstream.servers[0].capacity.seats()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_server_that_never_answers_is_ejected_while_another_does() {
+    let (mute, good) = (raw(b"", true).await, raw(OK, false).await);
+    let (pool, upstream) = (Pool::new(), plain(&[mute.address, good.address]));
+    let mut failed = 0;
+    for _ in 0..40 {
+        match pool.send(&upstream, get("/")).await {
+            Ok(reply) => drop(finish(reply).await),
+            Err(_) => failed += 1,
+        }
+    }
+    assert_eq!((failed, mute.connections.load(Ordering::SeqCst)), (5, 5), "five in a row, then it is left alone");
+    assert!(!upstream.servers[0].status(Instant::now()).healthy);
+
+    let alone = plain(&[mute.address]);
+    for _ in 0..20 {
+        assert_eq!(pool.send(&alone, get("/")).await.err().unwrap().kind, ForwardErrorKind::BadGateway, "the last one stays");
+    }
+}

@@ -1,0 +1,678 @@
+//! HTTP/1 request forms: the bytes, the verdict, and what the upstream may receive of them.
+
+use super::recorder::Sent;
+
+/// One way to write a request, or several.
+pub struct Form {
+    pub name: &'static str,
+    pub bytes: Vec<u8>,
+    /// Of each answer, the statuses that are right.
+    pub answers: Vec<&'static [u16]>,
+    /// Every request that the upstream receives, whole.
+    pub upstream: Vec<Sent>,
+    /// One request, the last of those or one more, may reach the upstream in part, whose connection is then cut.
+    pub cut: bool,
+    /// The connection must not serve another request.
+    pub closes: bool,
+    /// The client says no more after its bytes.
+    pub ends: bool,
+    /// Sent after the answers, instead of the canary.
+    pub then: Option<&'static [u8]>,
+    /// The answers are to HEAD.
+    pub heads: bool,
+}
+
+const BAD: &[u16] = &[400];
+const OK: &[u16] = &[200];
+/// An essential request hidden in a body; the upstream must never receive it as one.
+const HIDDEN: &str = "GET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n";
+
+impl Form {
+    /// Refused with 400, and nothing of the connection is used again.
+    fn bad(name: &'static str, bytes: impl Into<Vec<u8>>) -> Self {
+        Self {
+            name,
+            bytes: bytes.into(),
+            answers: vec![BAD],
+            upstream: Vec::new(),
+            cut: false,
+            closes: true,
+            ends: false,
+            then: None,
+            heads: false,
+        }
+    }
+
+    /// Passed on as this.
+    fn good(name: &'static str, bytes: impl Into<Vec<u8>>, sent: Sent) -> Self {
+        Self { answers: vec![OK], upstream: vec![sent], closes: false, ..Self::bad(name, bytes) }
+    }
+
+    /// Several requests that are several.
+    fn several(name: &'static str, bytes: impl Into<Vec<u8>>, sent: &[Sent]) -> Self {
+        Self { answers: vec![OK; sent.len()], upstream: sent.to_vec(), closes: false, ..Self::bad(name, bytes) }
+    }
+
+    /// Refused amid its body: its beginning may have gone up already.
+    fn cut(name: &'static str, bytes: impl Into<Vec<u8>>) -> Self {
+        Self { cut: true, ..Self::bad(name, bytes) }
+    }
+
+    /// Refused with another status.
+    fn says(mut self, statuses: &'static [u16]) -> Self {
+        self.answers = vec![statuses];
+        self
+    }
+
+    /// Not answered at all.
+    fn silent(mut self) -> Self {
+        self.answers.clear();
+        self
+    }
+
+    /// Refused for what it asks, not for how: its framing is clear, and the connection may go on.
+    fn clear(mut self) -> Self {
+        self.closes = false;
+        self
+    }
+
+    /// Right only where the connection does not go on.
+    fn closes(mut self) -> Self {
+        self.closes = true;
+        self
+    }
+
+    fn ends(mut self) -> Self {
+        self.ends = true;
+        self
+    }
+}
+
+/// The whole table.
+pub fn forms() -> Vec<Form> {
+    let mut forms = Vec::new();
+    both_framings(&mut forms);
+    lengths(&mut forms);
+    codings(&mut forms);
+    line_ends(&mut forms);
+    request_lines(&mut forms);
+    hosts(&mut forms);
+    chunks(&mut forms);
+    bodies(&mut forms);
+    pipelines(&mut forms);
+    switches(&mut forms);
+    fields(&mut forms);
+    forms
+}
+
+/// `GET /f` with fields.
+fn get(fields: &str) -> String {
+    format!("GET /f HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n")
+}
+
+/// `POST /f` with fields and a body.
+fn post(fields: &str, body: &str) -> String {
+    format!("POST /f HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n{body}")
+}
+
+fn chunked(body: &str) -> String {
+    post("Transfer-Encoding: chunked\r\n", body)
+}
+
+fn sent_get() -> Sent {
+    Sent::new("GET /f")
+}
+
+fn sent_post() -> Sent {
+    Sent::new("POST /f")
+}
+
+fn both_framings(forms: &mut Vec<Form>) {
+    let chunks = format!("0\r\n\r\n{HIDDEN}");
+    for (name, fields) in [
+        ("CL then TE", "Content-Length: 6\r\nTransfer-Encoding: chunked\r\n"),
+        ("TE then CL", "Transfer-Encoding: chunked\r\nContent-Length: 6\r\n"),
+        ("CL then TE, lower case", "content-length: 6\r\ntransfer-encoding: chunked\r\n"),
+        ("CL then TE, upper case", "CONTENT-LENGTH: 6\r\nTRANSFER-ENCODING: CHUNKED\r\n"),
+        ("CL then TE without blanks", "Content-Length:6\r\nTransfer-Encoding:chunked\r\n"),
+        ("TE by tab then CL", "Transfer-Encoding:\tchunked\r\nContent-Length:\t6\r\n"),
+        ("CL 0 then TE", "Content-Length: 0\r\nTransfer-Encoding: chunked\r\n"),
+        ("TE then CL 0", "Transfer-Encoding: chunked\r\nContent-Length: 0\r\n"),
+        ("CL, a field, TE", "Content-Length: 6\r\nX-A: b\r\nTransfer-Encoding: chunked\r\n"),
+        ("TE, CL, TE", "Transfer-Encoding: chunked\r\nContent-Length: 6\r\nTransfer-Encoding: chunked\r\n"),
+        ("CL, TE, CL", "Content-Length: 6\r\nTransfer-Encoding: chunked\r\nContent-Length: 6\r\n"),
+        ("CL then TE identity", "Content-Length: 6\r\nTransfer-Encoding: identity\r\n"),
+        ("TE identity then CL", "Transfer-Encoding: identity\r\nContent-Length: 6\r\n"),
+        ("CL then unknown TE", "Content-Length: 6\r\nTransfer-Encoding: xchunked\r\n"),
+        ("CL then empty TE", "Content-Length: 6\r\nTransfer-Encoding: \r\n"),
+        ("bad CL after TE", "Transfer-Encoding: chunked\r\nContent-Length: x\r\n"),
+        (
+            "CL then TE hidden from Connection",
+            "Connection: transfer-encoding\r\nContent-Length: 6\r\nTransfer-Encoding: chunked\r\n",
+        ),
+        ("TE then CL hidden by Connection", "Connection: content-length\r\nTransfer-Encoding: chunked\r\nContent-Length: 6\r\n"),
+    ] {
+        forms.push(Form::bad(name, post(fields, &chunks)));
+    }
+    forms.push(Form::bad(
+        "GET with CL and TE",
+        format!("GET /f HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}"),
+    ));
+}
+
+fn lengths(forms: &mut Vec<Form>) {
+    for (name, fields) in [
+        ("two equal CL", "Content-Length: 5\r\nContent-Length: 5\r\n"),
+        ("two CL that differ", "Content-Length: 5\r\nContent-Length: 6\r\n"),
+        ("CL 0 and CL 5", "Content-Length: 0\r\nContent-Length: 5\r\n"),
+        ("CL 5 and CL 0", "Content-Length: 5\r\nContent-Length: 0\r\n"),
+        ("two CL apart", "Content-Length: 5\r\nX-A: b\r\ncontent-length: 5\r\n"),
+        ("CL list of equals", "Content-Length: 5, 5\r\n"),
+        ("CL list", "Content-Length: 5, 6\r\n"),
+        ("CL list with an empty member", "Content-Length: 5,\r\n"),
+        ("CL with plus", "Content-Length: +5\r\n"),
+        ("CL with minus", "Content-Length: -5\r\n"),
+        ("CL minus zero", "Content-Length: -0\r\n"),
+        ("CL in hex", "Content-Length: 0x5\r\n"),
+        ("CL with a point", "Content-Length: 5.0\r\n"),
+        ("CL with an exponent", "Content-Length: 1e1\r\n"),
+        ("CL with an underscore", "Content-Length: 1_0\r\n"),
+        ("CL in letters", "Content-Length: five\r\n"),
+        ("CL empty", "Content-Length: \r\n"),
+        ("CL with a blank inside", "Content-Length: 1 0\r\n"),
+        ("CL quoted", "Content-Length: \"5\"\r\n"),
+        ("CL with a parameter", "Content-Length: 5;x=y\r\n"),
+        ("CL of 2^64", "Content-Length: 18446744073709551616\r\n"),
+        ("CL of 2^64+5", "Content-Length: 18446744073709551621\r\n"),
+        ("CL with a vertical tab", "Content-Length: \x0b5\r\n"),
+        ("CL with a form feed", "Content-Length: 5\x0c\r\n"),
+        ("blank before the colon of CL", "Content-Length : 5\r\n"),
+        ("tab before the colon of CL", "Content-Length\t: 5\r\n"),
+        ("CL folded", "Content-Length:\r\n 5\r\n"),
+        ("CL behind a bare LF", "X-A: b\nContent-Length: 5\r\n"),
+        ("CL behind a bare CR", "X-A: b\rContent-Length: 5\r\n"),
+    ] {
+        forms.push(Form::bad(name, post(fields, "hello")));
+    }
+    for (name, fields) in [("CL of 2^63", "9223372036854775808"), ("CL of 2^64-1", "18446744073709551615")] {
+        forms.push(Form::bad(name, post(&format!("Content-Length: {fields}\r\n"), "hello")).says(&[400, 413, 431]));
+    }
+    forms.push(Form::bad("CL over the cap", post("Content-Length: 99999999999\r\n", "hello")).says(&[413]));
+    for (name, fields) in [
+        ("CL", "Content-Length: 5\r\n"),
+        ("CL between blanks", "Content-Length: \t 5 \t \r\n"),
+        ("CL without a blank", "Content-Length:5\r\n"),
+        ("CL with leading zeros", "Content-Length: 0005\r\n"),
+        ("CL that Connection names", "Connection: content-length\r\nContent-Length: 5\r\n"),
+    ] {
+        forms.push(Form::good(name, post(fields, "hello"), sent_post().sized(b"hello")));
+    }
+    forms.push(Form::good("CL 0", post("Content-Length: 0\r\n", ""), sent_post().sized(b"")));
+    forms.push(Form::good("Content_Length is not CL", get("Content_Length: 5\r\n"), sent_get()));
+    forms.push(Form::good("Content.Length is not CL", get("Content.Length: 5\r\n"), sent_get()));
+}
+
+fn codings(forms: &mut Vec<Form>) {
+    let body = format!("5\r\nhello\r\n0\r\n\r\n{HIDDEN}");
+    for (name, fields) in [
+        ("TE xchunked", "Transfer-Encoding: xchunked\r\n"),
+        ("TE chunked twice in a list", "Transfer-Encoding: chunked, chunked\r\n"),
+        ("TE chunked on two lines", "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n"),
+        ("TE chunked then identity", "Transfer-Encoding: chunked, identity\r\n"),
+        ("TE identity then chunked", "Transfer-Encoding: identity, chunked\r\n"),
+        ("TE gzip then chunked", "Transfer-Encoding: gzip, chunked\r\n"),
+        ("TE chunked then gzip", "Transfer-Encoding: chunked, gzip\r\n"),
+        ("TE identity", "Transfer-Encoding: identity\r\n"),
+        ("TE identity and TE chunked", "Transfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n"),
+        ("TE chunked and TE x", "Transfer-Encoding: chunked\r\nTransfer-Encoding: x\r\n"),
+        ("TE empty", "Transfer-Encoding:\r\n"),
+        ("TE comma", "Transfer-Encoding: ,chunked\r\n"),
+        ("TE chunked comma", "Transfer-Encoding: chunked,\r\n"),
+        ("TE with a parameter", "Transfer-Encoding: chunked;q=1\r\n"),
+        ("TE quoted", "Transfer-Encoding: \"chunked\"\r\n"),
+        ("TE with a vertical tab", "Transfer-Encoding: \x0bchunked\r\n"),
+        ("TE with a form feed", "Transfer-Encoding: chunked\x0c\r\n"),
+        ("TE with a NUL", "Transfer-Encoding: chunked\0\r\n"),
+        ("TE folded", "Transfer-Encoding:\r\n chunked\r\n"),
+        ("TE folded by tab", "Transfer-Encoding:\r\n\tchunked\r\n"),
+        ("TE half folded", "Transfer-Encoding: chunked\r\n , identity\r\n"),
+        ("blank before the colon of TE", "Transfer-Encoding : chunked\r\n"),
+        ("tab before the colon of TE", "Transfer-Encoding\t: chunked\r\n"),
+        ("blank before TE", "X-A: b\r\n Transfer-Encoding: chunked\r\n"),
+        ("TE behind a bare LF", "X-A: b\nTransfer-Encoding: chunked\r\n"),
+        ("TE behind a bare CR", "X-A: b\rTransfer-Encoding: chunked\r\n"),
+        ("TE chunked split by a blank", "Transfer-Encoding: chun ked\r\n"),
+        ("TE cow", "Transfer-Encoding: cow\r\n"),
+    ] {
+        forms.push(Form::bad(name, post(fields, &body)).says(&[400, 501]));
+    }
+    forms.push(Form::bad(
+        "TE in HTTP/1.0",
+        format!("POST /f HTTP/1.0\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n{body}"),
+    ));
+    forms.push(Form::bad(
+        "TE in HTTP/1.0 kept alive",
+        format!("POST /f HTTP/1.0\r\nHost: localhost\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n{body}"),
+    ));
+    for (name, fields) in [
+        ("TE chunked", "Transfer-Encoding: chunked\r\n"),
+        ("TE Chunked", "Transfer-Encoding: Chunked\r\n"),
+        ("TE without a blank", "transfer-encoding:chunked\r\n"),
+        ("TE between blanks", "Transfer-Encoding: \t chunked \t\r\n"),
+        ("TE that Connection names", "Connection: transfer-encoding\r\nTransfer-Encoding: chunked\r\n"),
+    ] {
+        forms.push(Form::good(name, post(fields, "5\r\nhello\r\n0\r\n\r\n"), sent_post().chunked(b"hello")));
+    }
+    forms.push(Form::good("Transfer_Encoding is not TE", get("Transfer_Encoding: chunked\r\n"), sent_get()));
+    forms.push(Form::good(
+        "TE: trailers",
+        get("TE: trailers, deflate\r\n"),
+        sent_get().field("connection: te").field("te: trailers"),
+    ));
+}
+
+fn line_ends(forms: &mut Vec<Form>) {
+    for (name, bytes) in [
+        ("bare LF everywhere", "GET /f HTTP/1.1\nHost: localhost\n\n".to_owned()),
+        ("bare LF after the request line", "GET /f HTTP/1.1\nHost: localhost\r\n\r\n".to_owned()),
+        ("bare LF after a field", "GET /f HTTP/1.1\r\nHost: localhost\nX-A: b\r\n\r\n".to_owned()),
+        ("bare LF ends the head", "GET /f HTTP/1.1\r\nHost: localhost\r\n\n".to_owned()),
+        ("LF LF ends the head", format!("GET /f HTTP/1.1\r\nHost: localhost\n\n{HIDDEN}")),
+        ("bare LF before the request", format!("\n{}", get(""))),
+        ("LF CR", "GET /f HTTP/1.1\n\rHost: localhost\n\r\n\r".to_owned()),
+        ("CR CR LF", get("X-A: b\r\r\n")),
+        ("bare CR everywhere", "GET /f HTTP/1.1\rHost: localhost\r\r".to_owned()),
+        ("bare CR in a value", get("X-A: b\rc\r\n")),
+        ("bare CR in a name", get("X\r-A: b\r\n")),
+        ("bare CR before a colon", get("X-A\r: b\r\n")),
+        ("bare CR in the request line", "GET /f\rHTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned()),
+        ("NUL in a value", get("X-A: b\0c\r\n")),
+        ("NUL in a name", get("X\0-A: b\r\n")),
+        ("NUL in the target", "GET /f\0 HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned()),
+        ("NUL before the request", format!("\0{}", get(""))),
+        ("a folded field", get("X-A: b\r\n c\r\n")),
+        ("a field folded by tab", get("X-A: b\r\n\tc\r\n")),
+        ("a folded first line", "GET /f HTTP/1.1\r\n Host: localhost\r\n\r\n".to_owned()),
+        ("a blank line then a field", "GET /f HTTP/1.1\r\n \r\nHost: localhost\r\n\r\n".to_owned()),
+        ("blank before a colon", get("X-A : b\r\n")),
+        ("tab before a colon", get("X-A\t: b\r\n")),
+        ("no name", get(": b\r\n")),
+        ("a blank for a name", get(" : b\r\n")),
+        ("no colon", get("X-A\r\n")),
+        ("a blank in a name", get("X A: b\r\n")),
+        ("DEL in a value", get("X-A: \x7f\r\n")),
+        ("a bell in a value", get("X-A: \x07\r\n")),
+        ("an escape in a name", get("X\x1b: b\r\n")),
+        ("parentheses in a name", get("X(A): b\r\n")),
+        ("a blank before the request", format!(" {}", get(""))),
+    ] {
+        forms.push(Form::bad(name, bytes));
+    }
+    forms.push(Form::good("CRLF before the request", format!("\r\n{}", get("")), sent_get()));
+    forms.push(Form::good("two CRLF before the request", format!("\r\n\r\n{}", get("")), sent_get()));
+    forms.push(Form::good("a tab in a value", get("X-A: b\tc\r\n"), sent_get().field("x-a: b\tc")));
+    forms.push(Form::good("an empty value", get("X-A:\r\n"), sent_get().field("x-a: ")));
+    forms.push(Form::good("bytes above ASCII in a value", get("X-A: \u{e9}\r\n"), sent_get().field("x-a: \u{c3}\u{a9}")));
+    forms.push(Form::good("blanks around a value", get("X-A: \t b \t\r\n"), sent_get().field("x-a: b")));
+    forms.push(Form::bad("an unfinished head", "GET /f HTTP/1.1\r\nHost: localhost\r\n").silent().ends());
+    forms.push(Form::bad("an unfinished request line", "GET /f HT").silent().ends());
+}
+
+fn request_lines(forms: &mut Vec<Form>) {
+    let line = |line: &str| format!("{line}\r\nHost: localhost\r\n\r\n");
+    for (name, request) in [
+        ("no version", "GET /f"),
+        ("HTTP/0.9", "GET /f HTTP/0.9"),
+        ("HTTP/1.2", "GET /f HTTP/1.2"),
+        ("HTTP/1.10", "GET /f HTTP/1.10"),
+        ("HTTP/01.1", "GET /f HTTP/01.1"),
+        ("HTTP/2.0", "GET /f HTTP/2.0"),
+        ("HTTP/1", "GET /f HTTP/1"),
+        ("http/1.1", "GET /f http/1.1"),
+        ("HTTP/1,1", "GET /f HTTP/1,1"),
+        ("XTTP/1.1", "GET /f XTTP/1.1"),
+        ("two blanks before the target", "GET  /f HTTP/1.1"),
+        ("two blanks before the version", "GET /f  HTTP/1.1"),
+        ("a tab before the target", "GET\t/f HTTP/1.1"),
+        ("a tab before the version", "GET /f\tHTTP/1.1"),
+        ("a blank after the version", "GET /f HTTP/1.1 "),
+        ("text after the version", "GET /f HTTP/1.1 x"),
+        ("no target", "GET HTTP/1.1"),
+        ("no target, two blanks", "GET  HTTP/1.1"),
+        ("a blank in the target", "GET /f g HTTP/1.1"),
+        ("a colon in the method", "GE:T /f HTTP/1.1"),
+        ("a NUL in the method", "GE\0T /f HTTP/1.1"),
+        ("no method", " /f HTTP/1.1"),
+        ("the HTTP/2 preface", "PRI * HTTP/2.0"),
+        ("a bell in the target", "GET /\x07 HTTP/1.1"),
+        ("a DEL in the target", "GET /\x7f HTTP/1.1"),
+    ] {
+        forms.push(Form::bad(name, line(request)).says(&[400, 505]));
+    }
+    for (name, request) in [
+        ("a fragment", "GET /f#g HTTP/1.1"),
+        ("a backslash", "GET /a\\b HTTP/1.1"),
+        ("two slashes", "GET //localhost/f HTTP/1.1"),
+        ("an encoded NUL", "GET /%00 HTTP/1.1"),
+        ("an encoded CR LF", "GET /%0d%0aHost:%20x HTTP/1.1"),
+        ("dots", "GET /a/../b HTTP/1.1"),
+        ("encoded dots", "GET /a/%2e%2e/b HTTP/1.1"),
+        ("a half escape", "GET /%4 HTTP/1.1"),
+        ("no escape", "GET /%zz HTTP/1.1"),
+        ("bytes above ASCII", "GET /\u{e9} HTTP/1.1"),
+        ("no slash", "GET f HTTP/1.1"),
+        ("a query alone", "GET ?x HTTP/1.1"),
+        ("an authority for GET", "GET localhost:443 HTTP/1.1"),
+        ("CONNECT", "CONNECT localhost:443 HTTP/1.1"),
+        ("CONNECT elsewhere", "CONNECT 127.0.0.1:22 HTTP/1.1"),
+        ("CONNECT with a path", "CONNECT /f HTTP/1.1"),
+        ("an asterisk for GET", "GET * HTTP/1.1"),
+        ("another host in the target", "GET https://other.example/f HTTP/1.1"),
+        ("userinfo in the target", "GET https://user@localhost/f HTTP/1.1"),
+        ("userinfo that looks like the host", "GET https://localhost@other.example/f HTTP/1.1"),
+        ("no host in the target", "GET https:///f HTTP/1.1"),
+        ("a scheme of something else", "GET ftp://localhost/f HTTP/1.1"),
+        ("a javascript target", "GET javascript:x HTTP/1.1"),
+        ("a port that is none in the target", "GET https://localhost:99999/f HTTP/1.1"),
+    ] {
+        forms.push(Form::bad(name, line(request)).clear().says(&[400, 404, 421]));
+    }
+    forms.push(Form::good("absolute form", line("GET https://localhost/f HTTP/1.1"), sent_get()));
+    forms.push(Form::good("absolute form in capitals", line("GET HTTPS://LOCALHOST/f HTTP/1.1"), sent_get()));
+    forms.push(Form::good("a method nobody knows", line("BREW /f HTTP/1.1"), Sent::new("BREW /f")));
+    forms.push(Form::good("a method in lower case is another", line("get /f HTTP/1.1"), Sent::new("get /f")));
+    forms.push(Form::good("a query", line("GET /f?a=b&c=/../d HTTP/1.1"), Sent::new("GET /f?a=b&c=/../d")));
+    forms.push(Form::good("HTTP/1.0", line("GET /f HTTP/1.0"), sent_get()).closes());
+    forms.push(
+        Form::bad("a target of 70,000 bytes", line(&format!("GET /{} HTTP/1.1", "a".repeat(70_000)))).says(&[400, 414, 431]),
+    );
+}
+
+fn hosts(forms: &mut Vec<Form>) {
+    let host = |lines: &str| format!("GET /f HTTP/1.1\r\n{lines}\r\n");
+    for (name, lines) in [
+        ("no Host", ""),
+        ("two Host", "Host: localhost\r\nHost: localhost\r\n"),
+        ("two Host that differ", "Host: localhost\r\nHost: other.example\r\n"),
+        ("two Host in two cases", "host: localhost\r\nHOST: localhost\r\n"),
+        ("an empty Host", "Host: \r\n"),
+        ("userinfo in Host", "Host: user@localhost\r\n"),
+        ("userinfo of a kind in Host", "Host: localhost:443@other.example\r\n"),
+        ("a port out of range", "Host: localhost:99999\r\n"),
+        ("a port in letters", "Host: localhost:https\r\n"),
+        ("a negative port", "Host: localhost:-1\r\n"),
+        ("two ports", "Host: localhost:443:443\r\n"),
+        ("a list of hosts", "Host: localhost, other.example\r\n"),
+        ("two hosts", "Host: localhost other.example\r\n"),
+        ("a path in Host", "Host: localhost/f\r\n"),
+        ("a query in Host", "Host: localhost?x\r\n"),
+        ("a scheme in Host", "Host: https://localhost\r\n"),
+        ("a NUL in Host", "Host: localhost\0\r\n"),
+        ("an escape in Host", "Host: localhos%74\r\n"),
+        ("a half bracket", "Host: [::1\r\n"),
+        ("an underscore and a bracket", "Host: [localhost]\r\n"),
+        ("two dots", "Host: localhost..\r\n"),
+        ("a leading dot", "Host: .localhost\r\n"),
+        ("bytes above ASCII in Host", "Host: localh\u{f6}st\r\n"),
+        ("a folded Host", "Host:\r\n localhost\r\n"),
+        ("blank before the colon of Host", "Host : localhost\r\n"),
+        ("another host", "Host: other.example\r\n"),
+        ("an address", "Host: 127.0.0.1\r\n"),
+    ] {
+        forms.push(Form::bad(name, host(lines)).clear().says(&[400, 421]));
+    }
+    forms.push(Form::bad("no Host in HTTP/1.0", "GET /f HTTP/1.0\r\n\r\n"));
+    forms.push(Form::good("Host in capitals", host("HOST: LOCALHOST\r\n"), sent_get().host("LOCALHOST")));
+    forms.push(Form::good("Host with its port", host("Host: localhost:443\r\n"), sent_get().host("localhost:443")));
+    forms.push(Form::good("Host with a dot", host("Host: localhost.\r\n"), sent_get().host("localhost.")));
+    forms.push(Form::good("Host that Connection names", host("Host: localhost\r\nConnection: host\r\n"), sent_get()));
+}
+
+fn chunks(forms: &mut Vec<Form>) {
+    for (name, body) in [
+        ("a chunk", "5\r\nhello\r\n0\r\n\r\n"),
+        ("two chunks", "2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n"),
+        ("chunks of one byte", "1\r\nh\r\n1\r\ne\r\n1\r\nl\r\n1\r\nl\r\n1\r\no\r\n0\r\n\r\n"),
+        ("leading zeros", "0000005\r\nhello\r\n000\r\n\r\n"),
+        ("an extension", "5;a=b\r\nhello\r\n0;c\r\n\r\n"),
+        ("a quoted extension", "5;a=\"b;c\"\r\nhello\r\n0\r\n\r\n"),
+        ("an extension after a blank", "5 ;a\r\nhello\r\n0\r\n\r\n"),
+        ("trailers", "5\r\nhello\r\n0\r\nX-Trailer: y\r\n\r\n"),
+        ("trailers that frame", "5\r\nhello\r\n0\r\nContent-Length: 99\r\nTransfer-Encoding: chunked\r\nHost: x\r\n\r\n"),
+        ("trailers that identify", "5\r\nhello\r\n0\r\nX-Forwarded-For: 192.0.2.1\r\nDoorward-Identity: root\r\n\r\n"),
+    ] {
+        forms.push(Form::good(name, chunked(body), sent_post().chunked(b"hello")));
+    }
+    forms.push(Form::good("a size in capitals", chunked("A\r\n0123456789\r\n0\r\n\r\n"), sent_post().chunked(b"0123456789")));
+    forms.push(Form::good("no chunk", chunked("0\r\n\r\n"), sent_post().chunked(b"")));
+    for (name, body) in [
+        ("a size in 0x", "0x5\r\nhello\r\n0\r\n\r\n"),
+        ("a size with plus", "+5\r\nhello\r\n0\r\n\r\n"),
+        ("a size with minus", "-5\r\nhello\r\n0\r\n\r\n"),
+        ("a blank before a size", " 5\r\nhello\r\n0\r\n\r\n"),
+        ("no size", "\r\nhello\r\n0\r\n\r\n"),
+        ("no size but an extension", ";a=b\r\nhello\r\n0\r\n\r\n"),
+        ("a size in letters", "five\r\nhello\r\n0\r\n\r\n"),
+        ("a size with an underscore", "0_5\r\nhello\r\n0\r\n\r\n"),
+        ("a size of 2^64", "10000000000000000\r\nhello\r\n0\r\n\r\n"),
+        ("a size of 2^64+5", "10000000000000005\r\nhello\r\n0\r\n\r\n"),
+        ("a size with a NUL", "5\0\r\nhello\r\n0\r\n\r\n"),
+        ("bare LF after a size", "5\nhello\r\n0\r\n\r\n"),
+        ("bare CR after a size", "5\rhello\r\n0\r\n\r\n"),
+        ("bare LF in an extension", "5;a\nhello\r\n0\r\n\r\n"),
+        ("bare CR in an extension", "5;a\rb\r\nhello\r\n0\r\n\r\n"),
+        ("bare LF after a chunk", "5\r\nhello\n0\r\n\r\n"),
+        ("no end of a chunk", "5\r\nhello0\r\n\r\n"),
+        ("a chunk longer than its size", "5\r\nhello!\r\n0\r\n\r\n"),
+        ("a size split by CR", "5\r\r\nhello\r\n0\r\n\r\n"),
+        ("a second size without its LF", "5\r\nhello\r\n0\r\r\n\r\n"),
+    ] {
+        forms.push(Form::cut(name, chunked(&format!("{body}{HIDDEN}"))));
+    }
+    for (name, size) in [("a size of 2^64-1", "FFFFFFFFFFFFFFFF"), ("a size of 2^63", "8000000000000000")] {
+        forms.push(Form::cut(name, chunked(&format!("{size}\r\nhello\r\n0\r\n\r\n{HIDDEN}"))).says(&[400, 413]).ends());
+    }
+    for (name, body) in [
+        ("bare LF ends the last chunk", format!("5\r\nhello\r\n0\n\n{HIDDEN}")),
+        ("a request instead of trailers", format!("5\r\nhello\r\n0\r\n{HIDDEN}")),
+        ("bare CR in trailers", format!("5\r\nhello\r\n0\r\nX-A: b\rc\r\n\r\n{HIDDEN}")),
+    ] {
+        forms.push(Form { answers: vec![&[200, 400]], ..Form::cut(name, chunked(&body)) });
+    }
+    // hyper takes the line; what follows it on the connection is in doubt.
+    let trailers = chunked(&format!("5\r\nhello\r\n0\r\nX-A: b\n\r\n{HIDDEN}"));
+    forms.push(Form::good("bare LF in trailers", trailers, sent_post().chunked(b"hello")).closes());
+    forms.push(Form::cut("a huge extension", chunked(&format!("5;{}\r\nhello\r\n0\r\n\r\n", "a".repeat(64 * 1024)))));
+    forms.push(Form::cut("huge trailers", chunked(&format!("5\r\nhello\r\n0\r\nX: {}\r\n\r\n", "a".repeat(64 * 1024)))));
+    forms.push(Form::cut("a body that ends amid a chunk", chunked("5\r\nhel")).ends());
+    forms.push(Form::cut("a body that ends amid a size", chunked("5\r\nhello\r\n0")).ends());
+    forms.push(Form::cut("a body without its last line", chunked("5\r\nhello\r\n0\r\n")).ends());
+}
+
+fn bodies(forms: &mut Vec<Form>) {
+    let with = |method: &str, fields: &str, body: &str| format!("{method} /f HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n{body}");
+    let length = "Content-Length: 5\r\n";
+    forms.push(Form::good("GET with a body", with("GET", length, "hello"), sent_get().sized(b"hello")));
+    forms.push(Form::good(
+        "GET with chunks",
+        with("GET", "Transfer-Encoding: chunked\r\n", "5\r\nhello\r\n0\r\n\r\n"),
+        sent_get().chunked(b"hello"),
+    ));
+    forms.push(Form::good("GET with CL 0", with("GET", "Content-Length: 0\r\n", ""), sent_get()));
+    forms.push(Form::good("DELETE with a body", with("DELETE", length, "hello"), Sent::new("DELETE /f").sized(b"hello")));
+    forms.push(Form::good("OPTIONS with a body", with("OPTIONS", length, "hello"), Sent::new("OPTIONS /f").sized(b"hello")));
+    forms.push(Form::good("TRACE with a body", with("TRACE", length, "hello"), Sent::new("TRACE /f").sized(b"hello")));
+    let head = Form::good("HEAD with a body", with("HEAD", length, "hello"), Sent::new("HEAD /f").sized(b"hello"));
+    forms.push(Form { heads: true, ..head });
+    forms.push(Form::good("POST without framing", with("POST", "", ""), sent_post().sized(b"")));
+    forms.push(Form::good("PUT without framing", with("PUT", "", ""), Sent::new("PUT /f").sized(b"")));
+    forms.push(Form::good(
+        "a request as a body",
+        with("POST", &format!("Content-Length: {}\r\n", HIDDEN.len()), HIDDEN),
+        sent_post().sized(HIDDEN.as_bytes()),
+    ));
+    forms.push(Form::good(
+        "a request as a chunk",
+        chunked(&format!("{:x}\r\n{HIDDEN}\r\n0\r\n\r\n", HIDDEN.len())),
+        sent_post().chunked(HIDDEN.as_bytes()),
+    ));
+    forms.push(Form::cut("a body shorter than its length", with("POST", length, "hel")).ends());
+    forms.push(Form::good(
+        "Expect: 100-continue",
+        with("POST", &format!("Expect: 100-continue\r\n{length}"), "hello"),
+        sent_post().sized(b"hello"),
+    ));
+    forms.push(Form {
+        answers: vec![&[200, 417]],
+        ..Form::good(
+            "Expect of something else",
+            with("POST", &format!("Expect: the-unexpected\r\n{length}"), "hello"),
+            sent_post().sized(b"hello"),
+        )
+    });
+    let early = format!("POST /early HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n", HIDDEN.len());
+    let early =
+        Form::good("an early answer, then a body that is a request", early, Sent::new("POST /early").sized(HIDDEN.as_bytes()));
+    forms.push(Form { cut: true, then: Some(HIDDEN.as_bytes()), ..early });
+    let early = "POST /early HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let early = Form::good("an early answer, then no chunk but a request", early, sent_post());
+    forms.push(Form { upstream: Vec::new(), cut: true, then: Some(HIDDEN.as_bytes()), ..early });
+    let refused = Form::bad(
+        "a refused host, then a body that is a request",
+        with("POST", &format!("Host: x\r\nContent-Length: {}\r\n", HIDDEN.len()), ""),
+    );
+    forms.push(Form { then: Some(HIDDEN.as_bytes()), ..refused.clear() });
+}
+
+fn pipelines(forms: &mut Vec<Form>) {
+    let next = "GET /next HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let sent_next = Sent::new("GET /next");
+    forms.push(Form::several("two requests", format!("{}{next}", get("")), &[sent_get(), sent_next.clone()]));
+    forms.push(Form::several(
+        "three requests",
+        format!("{}{next}{}", get(""), get("")),
+        &[sent_get(), sent_next.clone(), sent_get()],
+    ));
+    forms.push(Form::several(
+        "a length shorter than what follows",
+        post("Content-Length: 5\r\n", &format!("hello{next}")),
+        &[sent_post().sized(b"hello"), sent_next.clone()],
+    ));
+    forms.push(Form::several(
+        "chunks, then a request",
+        chunked(&format!("5\r\nhello\r\n0\r\n\r\n{next}")),
+        &[sent_post().chunked(b"hello"), sent_next.clone()],
+    ));
+    forms.push(Form::several(
+        "a request, then a body",
+        format!("{}{}", get(""), post("Content-Length: 5\r\n", "hello")),
+        &[sent_get(), sent_post().sized(b"hello")],
+    ));
+    forms.push(
+        Form::good("Connection: close, then a request", format!("{}{next}", get("Connection: close\r\n")), sent_get()).closes(),
+    );
+    forms.push(
+        Form::good(
+            "close and keep-alive, then a request",
+            format!("{}{next}", get("Connection: close\r\nConnection: keep-alive\r\n")),
+            sent_get(),
+        )
+        .closes(),
+    );
+    forms.push(
+        Form::good("HTTP/1.0, then a request", format!("GET /f HTTP/1.0\r\nHost: localhost\r\n\r\n{next}"), sent_get()).closes(),
+    );
+    for (name, bad) in [
+        ("a request after CL and TE", post("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n")),
+        ("a request after a bare LF", get("X-A: b\n")),
+        ("a request after a bad name", get("X A: b\r\n")),
+        ("a request after a bad version", "GET /f HTTP/3.0\r\nHost: localhost\r\n\r\n".to_owned()),
+        ("a request after two lengths", post("Content-Length: 5\r\nContent-Length: 5\r\n", "hello")),
+    ] {
+        forms.push(Form::bad(name, format!("{bad}{next}")).says(&[400, 505]));
+    }
+    for (name, bad) in [
+        ("CL and TE after a request", post("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n")),
+        ("a bare LF after a request", get("X-A: b\n")),
+        ("a bad name after a request", get("X A: b\r\n")),
+        ("two lengths after a request", post("Content-Length: 5\r\nContent-Length: 5\r\n", "hello")),
+    ] {
+        let both = Form::good(name, format!("{}{bad}{next}", get("")), sent_get()).closes();
+        forms.push(Form { answers: vec![OK, BAD], ..both });
+    }
+}
+
+fn switches(forms: &mut Vec<Form>) {
+    let body = "Content-Length: 5\r\n";
+    forms.push(Form::good(
+        "h2c upgrade",
+        get("Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n"),
+        sent_get(),
+    ));
+    forms.push(Form::good(
+        "h2c upgrade with a body",
+        post(
+            &format!("Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n{body}"),
+            "hello",
+        ),
+        sent_post().sized(b"hello"),
+    ));
+    forms.push(Form::good("an upgrade that Connection does not name", get("Upgrade: websocket\r\n"), sent_get()));
+    forms.push(Form::good(
+        "an upgrade that is declined",
+        get("Connection: upgrade\r\nUpgrade: websocket\r\n"),
+        sent_get().field("connection: upgrade").field("upgrade: websocket"),
+    ));
+    forms.push(Form::good(
+        "an upgrade with a body",
+        post(&format!("Connection: upgrade\r\nUpgrade: websocket\r\n{body}"), "hello"),
+        sent_post().field("connection: upgrade").field("upgrade: websocket").sized(b"hello"),
+    ));
+    forms.push(Form::several(
+        "an upgrade that is declined, and a request behind it",
+        format!("{}{}", get("Connection: upgrade\r\nUpgrade: websocket\r\n"), get("")),
+        &[sent_get().field("connection: upgrade").field("upgrade: websocket"), sent_get()],
+    ));
+    forms.push(
+        Form::good(
+            "an upgrade in HTTP/1.0",
+            "GET /f HTTP/1.0\r\nHost: localhost\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+            sent_get(),
+        )
+        .closes(),
+    );
+    forms.push(Form::bad("the whole HTTP/2 preface", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").silent());
+}
+
+fn fields(forms: &mut Vec<Form>) {
+    let many: String = (0..200).map(|place| format!("X-{place}: y\r\n")).collect();
+    forms.push(Form::bad("200 fields", get(&many)).says(&[431]));
+    forms.push(Form::bad("a field of 64 KiB", get(&format!("X-A: {}\r\n", "a".repeat(64 * 1024)))).says(&[431]));
+    forms.push(Form::bad("a name of 64 KiB", get(&format!("{}: b\r\n", "a".repeat(64 * 1024)))).says(&[400, 431]));
+    forms.push(Form::good(
+        "hop-by-hop fields",
+        get("Keep-Alive: 300\r\nProxy-Connection: x\r\nProxy-Authorization: y\r\nTrailer: z\r\n"),
+        sent_get(),
+    ));
+    forms.push(Form::good(
+        "a field that Connection names",
+        get("Connection: x-a, keep-alive\r\nX-A: b\r\nX-C: d\r\n"),
+        sent_get().field("x-c: d"),
+    ));
+    forms.push(Form::good(
+        "a second Connection line",
+        get("Connection: x-a\r\nX-A: b\r\nConnection: x-c\r\nX-C: d\r\n"),
+        sent_get(),
+    ));
+    forms.push(Form::good("a forged address", get("X_Forwarded-For: 192.0.2.1\r\nX-Real-IP: 192.0.2.1\r\n"), sent_get()));
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_table_is_as_long_as_it_promises_and_no_name_is_there_twice() {
+        let forms = super::forms();
+        let names: std::collections::HashSet<_> = forms.iter().map(|form| form.name).collect();
+        assert!(forms.len() >= 150 && names.len() == forms.len(), "{} forms, {} names", forms.len(), names.len());
+    }
+}

@@ -1,0 +1,148 @@
+//! TERM ends a gateway without hurting anybody who behaves, and within its deadline whoever does not.
+
+use std::sync::atomic::Ordering;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::support::process::{House, eventually, lines_with, open_house};
+use crate::support::{ACCOUNT, Socket, browser, run};
+
+fn house(drain: &str) -> House {
+    House::new(&open_house().replace("drain = \"2s\"", &format!("drain = \"{drain}\"")))
+}
+
+/// What the gateway told of its end.
+fn cut(house: &House) -> u64 {
+    let lines = lines_with(&house.state().join("events.log"), &["\"gateway.stopped\""]);
+    let line: serde_json::Value = serde_json::from_str(lines.last().expect("its end was told")).expect("JSON");
+    line["cut"].as_u64().expect("a number")
+}
+
+#[test]
+fn term_falls_from_readiness_first_finishes_what_is_in_flight_closes_the_idle_and_exits_0() {
+    let house = house("15s");
+    let mut gateway = house.start();
+    house.portal.mood.login_delay.store(2500, Ordering::SeqCst);
+    run(async {
+        let mut idle = gateway.visitor([7, 1]).tls().await.expect("a connection");
+        idle.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await.expect("a request");
+        assert!(idle.read(&mut [0; 4096]).await.expect("an answer") > 0);
+        let streams = gateway.visitor([7, 2]).streams().await.expect("HTTP/2");
+        let slow = gateway.visitor([7, 3]);
+        let in_flight =
+            tokio::spawn(async move { slow.sign_in(ACCOUNT.0, ACCOUNT.1).await.map(|answer| answer.status.as_u16()) });
+        let streamed = tokio::spawn({
+            let streams = streams.clone();
+            async move {
+                let attempt = crate::support::form();
+                let body = crate::support::credentials(ACCOUNT.0, ACCOUNT.1);
+                streams.send(attempt, body).await.map(|answer| answer.status.as_u16())
+            }
+        });
+        while house.portal.seen.attempts.load(Ordering::SeqCst) < 2 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(gateway.probe("/readyz").await.expect("a probe").0, 200);
+        gateway.signal("TERM");
+
+        // Whoever finds the door shut must find readiness fallen already.
+        while tokio::net::TcpStream::connect(gateway.https).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+        let (status, told) = gateway.probe("/readyz?verbose").await.expect("probes are answered while it drains");
+        assert_eq!((status, told.contains("draining")), (503, true), "{told}");
+        assert_eq!(gateway.probe("/livez").await.expect("a probe").0, 200, "draining is not dead");
+        assert!(!in_flight.is_finished(), "the door closed while a request was in flight");
+
+        assert_eq!(idle.read_to_end(&mut Vec::new()).await.map_err(|error| error.kind()).ok(), Some(0), "the idle one closes");
+        assert_eq!(in_flight.await.expect("it ran").expect("it was answered"), 303);
+        assert_eq!(streamed.await.expect("it ran").expect("it was answered"), 303);
+        assert!(streams.send(browser("GET", "/"), "").await.is_err(), "HTTP/2 said goodbye");
+    });
+    assert_eq!(gateway.ended().code(), Some(0));
+    assert_eq!(cut(&house), 0, "nobody was cut");
+    assert!(!house.state().join("admin.sock").exists(), "the admin socket is gone");
+}
+
+#[test]
+fn trap_graceful_shutdown_hangs_on_an_unresponsive_peer_the_deadline_cuts_it_and_a_websocket() {
+    let house = house("1s");
+    let mut gateway = house.start();
+    run(async {
+        let mut deaf = gateway.visitor([7, 5]).tls().await.expect("a connection");
+        deaf.write_all(b"GET /download?mib=512 HTTP/1.1\r\nHost: localhost\r\n\r\n").await.expect("a request");
+        assert!(deaf.read(&mut [0; 512]).await.expect("it begins") > 0);
+        let mut socket = Socket::open(gateway.visitor([7, 6]).tls().await.expect("a connection")).await;
+        socket.echo("before").await.expect("an echo");
+        let mut mute = gateway.visitor([7, 7]).tcp(gateway.https).await.expect("a connection");
+        mute.write_all(b"\x16\x03\x01").await.expect("half a hello");
+
+        gateway.signal("TERM");
+        while gateway.probe("/readyz").await.is_some_and(|(status, _)| status == 200) {}
+        // A tunnel lives on until the deadline.
+        socket.echo("while draining").await.expect("an echo");
+        let mut rest = Vec::new();
+        let _ = socket.0.read_to_end(&mut rest).await;
+        let _ = mute.read_to_end(&mut rest).await;
+        gateway.ended();
+        drop(deaf);
+    });
+    assert_eq!(gateway.ended().code(), Some(0), "a deadline that cut somebody is a good end all the same");
+    assert!(cut(&house) >= 2, "those who were cut are told: {}", cut(&house));
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let house = house("10m");
+    let mut gateway = house.start();
+    run(async {
+        let mut socket = Socket::open(gateway.visitor([7, 8]).tls().await.expect("a connection")).await;
+        socket.echo("open").await.expect("an echo");
+        gateway.signal("TERM");
+        while gateway.probe("/readyz").await.is_some_and(|(status, _)| status == 200) {}
+        socket.echo("the deadline is far").await.expect("an echo");
+        gateway.signal("INT");
+        assert_eq!(gateway.ended().code(), Some(1), "it did not end as it should have");
+    });
+}
+
+#[test]
+fn int_and_quit_drain_as_term_does() {
+    let house = house("2s");
+    for name in ["INT", "QUIT"] {
+        let mut gateway = house.start();
+        gateway.signal(name);
+        assert_eq!(gateway.ended().code(), Some(0), "{name}");
+    }
+}
+
+#[test]
+fn the_drain_deadline_is_the_one_of_the_last_reload() {
+    let house = house("10m");
+    let mut gateway = house.start();
+    let text = std::fs::read_to_string(&house.config).expect("a config").replace("drain = \"10m\"", "drain = \"500ms\"");
+    std::fs::write(&house.config, text).expect("a config");
+    house.told(&["reload"]);
+    run(async {
+        let mut socket = Socket::open(gateway.visitor([7, 9]).tls().await.expect("a connection")).await;
+        socket.echo("open").await.expect("an echo");
+        gateway.signal("TERM");
+        let _ = socket.0.read_to_end(&mut Vec::new()).await;
+    });
+    assert_eq!(gateway.ended().code(), Some(0));
+}
+
+#[test]
+fn what_was_told_before_the_end_is_in_the_logs() {
+    let house = house("2s");
+    let mut gateway = house.start();
+    run(async {
+        for _ in 0..50 {
+            assert_eq!(gateway.visitor([7, 10]).get("/public").await.expect("an answer").status, 200);
+        }
+    });
+    gateway.signal("TERM");
+    assert_eq!(gateway.ended().code(), Some(0));
+    assert_eq!(lines_with(&house.state().join("access.log"), &["\"/public\""]).len(), 50);
+    eventually("the end in the log", || (!lines_with(&house.state().join("events.log"), &["stopped"]).is_empty()).then_some(()));
+}

@@ -1,0 +1,102 @@
+//! HTTP/2: floods end the connection with an event and hurt nobody else; what would be two requests in HTTP/1 is refused.
+
+use std::time::Duration;
+
+use crate::common::Door;
+use crate::common::floods::{Flooded, ask, cases, floods, play, prefaces};
+use crate::common::h2::{DATA, Ended, Framed, HEADERS, PREFACE, get, settings};
+use crate::common::honest::Honest;
+use crate::common::recorder::{Arrived, Recorder};
+use crate::support::{BASE, OPEN_SITE, Stage, event, open, run};
+
+/// A stage before a recorder, in its own time.
+async fn recorded() -> (Stage, Door, Recorder) {
+    let recorder = Recorder::start().await.expect("a recorder");
+    let text = BASE.replace("{portal}", &recorder.address.to_string());
+    let stage = tokio::task::spawn_blocking(move || open(&format!("{text}{OPEN_SITE}"))).await.expect("a stage");
+    let door = Door { https: stage.https(), roots: stage.pki.folder.join("server-ca.pem") };
+    (stage, door, recorder)
+}
+
+#[test]
+fn trap_every_http2_flood_ends_with_an_event_and_honest_clients_beside_it_are_untouched() {
+    run(async {
+        let (mut stage, door, _recorder) = recorded().await;
+        let honest = Honest::start(&door, 8, 40).await.expect("honest clients");
+        let mut differ = Vec::new();
+        for (place, flood) in (1..).zip(floods()) {
+            let started = tokio::time::Instant::now();
+            let played = play(&door, &flood, [110, place]).await;
+            println!("{}: {played:?} in {:?}", flood.name, started.elapsed());
+            match played {
+                Ok(Flooded::Ended { .. }) => {
+                    event(&mut stage, &["\"event\":\"protocol.error\"", &format!("127.0.110.{place}\"")]).await;
+                }
+                other => differ.push(format!("{}: {other:?}", flood.name)),
+            }
+        }
+        let fared = honest.fared().await;
+        tokio::task::spawn_blocking(move || drop(stage)).await.expect("closed");
+        assert!(differ.is_empty(), "{}", differ.join("\n"));
+        assert!(fared.well(Duration::from_secs(5)), "{fared:?}");
+    });
+}
+
+#[test]
+fn trap_no_http2_request_smuggles_another_or_breaks_the_rules_of_fields() {
+    run(async {
+        let (stage, door, recorder) = recorded().await;
+        let mut differ = Vec::new();
+        for (place, case) in (1..).zip(cases()) {
+            let ended = ask(&door, &case, [111, place]).await;
+            let arrived = recorder.take().await;
+            let whole = case.upstream.clone().map(Arrived::Whole);
+            let right = match (&ended, &whole) {
+                (Ok(Ended::Answered(200)), Some(sent)) => arrived == [sent.clone()],
+                (Ok(Ended::Answered(400 | 421 | 404 | 431) | Ended::Reset(_) | Ended::GoAway(_)), None) => {
+                    // What was on its way when its length turned out wrong is cut.
+                    arrived.iter().all(|arrived| matches!(arrived, Arrived::Cut(_)))
+                }
+                _ => false,
+            };
+            if !right {
+                differ.push(format!("{}: {ended:?}, upstream {arrived:?}", case.name));
+            }
+        }
+        tokio::task::spawn_blocking(move || drop(stage)).await.expect("closed");
+        assert!(differ.is_empty(), "{} cases differ:\n{}", differ.len(), differ.join("\n"));
+    });
+}
+
+#[test]
+fn a_broken_preface_ends_with_close_notify() {
+    run(async {
+        let (stage, door, recorder) = recorded().await;
+        for (place, (name, bytes)) in (1..).zip(prefaces()) {
+            let mut framed = Framed::silent(&door, [112, place]).await.expect("a handshake");
+            framed.send(&bytes).await.expect("sent");
+            let (_, ended) = framed.farewell().await;
+            assert_eq!(ended, Ended::Closed, "{name}");
+        }
+        assert_eq!(recorder.take().await, [], "nothing went up");
+        tokio::task::spawn_blocking(move || drop(stage)).await.expect("closed");
+    });
+}
+
+#[test]
+fn a_client_that_grants_no_window_is_cut_within_the_body_deadline() {
+    run(async {
+        let (mut stage, door, _recorder) = recorded().await;
+        let mut framed = Framed::silent(&door, [113, 1]).await.expect("a handshake");
+        let requests: Vec<u8> = (0..20).flat_map(|at| get(at * 2 + 1, "/f")).collect();
+        framed.send(&[PREFACE, &settings(&[(1, 0), (4, 0)]), &requests].concat()).await.expect("sent");
+        let mut heads = 0;
+        while let Ok(Some(frame)) = framed.frame().await {
+            heads += usize::from(frame.kind == HEADERS);
+            assert!(frame.kind != DATA || frame.payload.is_empty(), "a body went out against the window");
+        }
+        assert_eq!(heads, 20);
+        event(&mut stage, &["\"event\":\"protocol.error\"", "127.0.113.1\"", "took nothing"]).await;
+        tokio::task::spawn_blocking(move || drop(stage)).await.expect("closed");
+    });
+}
