@@ -24,6 +24,6 @@ fn silent_connections_give_up_their_places_to_honest_clients() {
         assert_eq!(answer.status, 200);
         event(&mut stage, &["connection.refused", "\"shed\""]).await;
         assert_eq!(silent[0].read(&mut [0; 1]).await.unwrap_or(0), 0, "the one that was silent longest");
-        assert!(support::told(&stage, &["status"]).contains("generation"));
+        assert!(support::told(&stage, &["status", "--json"]).contains("generation"));
     });
 }
