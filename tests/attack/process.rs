@@ -6,13 +6,15 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use doorward::clock::ManualClock;
 use doorward::net::ClientAddr;
 use doorward::policy::ban::BanKey;
 use doorward::state::bans::BanTable;
 use doorward::state::store::embedded::EmbeddedStore;
+
+use tokio::time::Instant;
 
 use super::harness::{self, Gateway, House};
 use super::report::Report;
