@@ -484,9 +484,8 @@ fn bad(stage: &Stage) -> Vec<Bad> {
         (
             "an issuer without keyCertSign",
             from_file("unfit-issuer"),
-            // No list speaks of what it issued, and that is found first.
-            "revocation-status-unknown",
-            "UnknownCA",
+            "issuer-without-key-cert-sign",
+            "UnsupportedCertificate",
         ),
         (
             "trap_leaf_without_eku",
