@@ -145,7 +145,9 @@ impl Roof {
 
         let upstreams = Arc::new(Upstreams::new(events.clone()));
         prepared.upstreams = upstreams.prepare(&config.upstreams, prepared.tls.upstream_clients());
-        let slots = Arc::new(Slots::new(&config.caps, config.deadlines.handshake));
+        let slots = Slots::new(&config.caps, config.deadlines.handshake);
+        let descriptors = rlimit::Resource::NOFILE.get_soft().unwrap_or(u64::MAX);
+        let slots = Arc::new(slots.within_descriptors(descriptors));
         let gateway = Arc::new(Gateway {
             snapshot: ArcSwap::from_pointee(Snapshot {
                 generation: 0,

@@ -216,9 +216,10 @@ async fn answer_all(mut socket: TcpStream, decisions: Arc<Mutex<HashSet<Vec<u8>>
         if !body(&mut socket, &mut buffer, framing).await {
             return;
         }
-        let answer: &[u8] = match head.first() {
-            Some(b'H') => b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n",
-            _ => b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        let answer: &[u8] = if head.starts_with(b"HEAD ") {
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"
+        } else {
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
         };
         if socket.write_all(answer).await.is_err() {
             return;

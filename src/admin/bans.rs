@@ -36,11 +36,11 @@ pub(super) async fn add(admin: &Admin, change: Change) -> Handled {
     admin.events.emit(Event::BanMade { ban: ban.clone(), durable: written.is_ok() });
     match written {
         Ok(()) => json(&BanView::from(ban)),
-        Err(error) => Err(Refusal::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            format!("the ban of {} holds in memory only and will not outlive a restart: {error}", ban.key),
-        )
-        .help("mend the store and add the ban again")),
+        Err(error) => {
+            admin.events.emit(Event::StoreFailed { action: "add a ban", error: error.to_string() });
+            let told = format!("the ban of {} holds in memory only and will not outlive a restart: {error}", ban.key);
+            Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, told).help("mend the store and add the ban again"))
+        }
     }
 }
 

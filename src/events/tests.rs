@@ -277,3 +277,13 @@ fn decision_ids_are_unique_and_in_order_of_time() {
     assert!(ids.iter().zip(&ids[1..]).all(|(earlier, later)| earlier.0 < later.0));
     assert_eq!(ids[0].to_string().len(), 32);
 }
+
+#[test]
+fn a_table_that_overflows_says_by_how_many_keys() {
+    let events = Events::sink();
+    for keys in [5, 2] {
+        events.emit(Event::TableOverflow { table: "limits", keys, into: "one bucket for a /24 or /48".to_owned() });
+    }
+    let text = events.metrics().render();
+    assert!(text.contains("doorward_table_overflow_total{table=\"limits\"} 7"), "{text}");
+}

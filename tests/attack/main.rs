@@ -18,9 +18,13 @@ mod certificates;
 mod common;
 mod faults;
 mod framing;
+mod harness;
 mod http2;
 mod peers;
+mod process;
 mod report;
+mod slow;
+mod tables;
 mod tls;
 
 use std::process::ExitCode;
@@ -34,9 +38,25 @@ const SECTIONS: &[(&str, fn(&mut Report))] = &[
     ("tls", tls::play),
     ("certificates", certificates::play),
     ("faults", faults::play),
+    ("tables", tables::play),
+    ("slow", slow::play),
+    ("process", process::play),
 ];
 
 fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.split_first() {
+        // Parts of sections that need a process of their own.
+        Some((first, rest)) if first == slow::CROWD => {
+            slow::crowd(rest);
+            return ExitCode::SUCCESS;
+        }
+        Some((first, rest)) if first == tables::TABLE => {
+            tables::alone(&rest.concat());
+            return ExitCode::SUCCESS;
+        }
+        _ => {}
+    }
     let wanted = match Wanted::read(std::env::args().skip(1), SECTIONS) {
         Ok(wanted) => wanted,
         Err(told) => {

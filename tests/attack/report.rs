@@ -154,6 +154,16 @@ impl Report {
         });
     }
 
+    /// The same without a gateway to measure.
+    pub fn row(&mut self, case: &str, expected: &str, seen: impl std::fmt::Display, held: bool) {
+        self.tell(case, expected, &seen.to_string(), held, None, None);
+    }
+
+    /// What is attacked.
+    pub fn binary(&self) -> &Path {
+        &self.wanted.doorward
+    }
+
     /// Prints the table and the totals; true when everything held.
     pub fn print(&self) -> bool {
         let mut table = Table::new();

@@ -217,7 +217,7 @@ impl Run {
         let (at, permit) = self.flying.swap_remove(self.dice.below(self.flying.len()));
         let heard = Arc::new(Mutex::new(None));
         let hearer = Arc::clone(&heard);
-        drop(permit.on_drop(move |settled| *hearer.lock().expect("whole") = Some(settled)));
+        drop(permit.on_drop(|| true, move |settled, _| *hearer.lock().expect("whole") = Some(settled)));
         let settled = heard.lock().expect("whole").take().expect("heard");
         self.settle(at, LoginOutcome::Failed, settled);
     }

@@ -335,9 +335,9 @@ async fn linger(mut io: impl AsyncRead + AsyncWrite + Unpin) {
             }
         }
     };
-    // Whoever still sends after this is reset.
+    // Whoever still sends after this is reset; who takes nothing could hold a farewell for ever.
     let _ = timeout(WITHIN, discard).await;
-    let _ = io.shutdown().await;
+    let _ = timeout(WITHIN, io.shutdown()).await;
 }
 
 #[cfg(test)]

@@ -240,7 +240,7 @@ impl Door {
     async fn receive(&self, mut stream: TcpStream, peer: IpAddr, slot: Slot, guest: Guest, watch: &Arc<Watch>) {
         let (client, client_slot, ahead) = match guest {
             Guest::Direct(client, client_slot) => (client, client_slot, Bytes::new()),
-            Guest::Proxied => match self.introduce(&mut stream, peer).await {
+            Guest::Proxied => match Box::pin(self.introduce(&mut stream, peer)).await {
                 Ok(introduced) => introduced,
                 Err(None) => return,
                 Err(Some((client, cause))) => return self.turn_away(&stream, peer, client, cause),
@@ -258,7 +258,7 @@ impl Door {
             ListenerKind::Https => match Box::pin(handshake::secure(&self.worker, wire, watch, peer, client)).await {
                 Some(secured) => {
                     watch.forget();
-                    self.speak(secured, watch).await
+                    Box::pin(self.speak(secured, watch)).await
                 }
                 None => return,
             },

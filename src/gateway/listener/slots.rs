@@ -51,6 +51,8 @@ pub(super) struct ClientSlot {
 }
 
 struct Limits {
+    /// What the process has descriptors for.
+    most: usize,
     connections: AtomicUsize,
     per_client: AtomicUsize,
 }
@@ -71,7 +73,11 @@ impl Slots {
     /// `patience` is how long a client that shakes hands too fast may be kept waiting for its turn.
     pub fn new(caps: &Caps, patience: Duration) -> Self {
         Self {
-            caps: Limits { connections: caps.connections.into(), per_client: caps.connections_per_client.into() },
+            caps: Limits {
+                most: usize::MAX,
+                connections: caps.connections.into(),
+                per_client: caps.connections_per_client.into(),
+            },
             open: AtomicUsize::new(0),
             clients: Default::default(),
             hasher: RandomState::new(),
@@ -80,6 +86,13 @@ impl Slots {
             idlest: Mutex::default(),
             known: Cache::new(MOST_KNOWN),
         }
+    }
+
+    /// Never more connections than three quarters of the descriptors that the process may have: the rest is for upstreams,
+    /// the operators' doors, the store and the logs.
+    pub fn within_descriptors(mut self, descriptors: u64) -> Self {
+        self.caps.most = usize::try_from(descriptors / 4 * 3).unwrap_or(usize::MAX);
+        self
     }
 
     /// Takes over new caps; what is open stays open, also where there are now too many.
@@ -108,7 +121,7 @@ impl Slots {
     /// that never made a request, then strangers between two requests, at last those that proved who they are; never one with
     /// a request under way. Fails closed: `None` when nobody can.
     pub(super) fn enter(self: &Arc<Self>, watch: &Arc<Watch>, client: Option<ClientKey>) -> Option<Slot> {
-        let cap = self.caps.connections.load(Ordering::Relaxed);
+        let cap = self.caps.connections.load(Ordering::Relaxed).min(self.caps.most);
         let is_known = client.is_some_and(|client| self.known.get(&client).is_some());
         let cap = if is_known { cap } else { cap - cap / RESERVE };
         if self.open.fetch_add(1, Ordering::Relaxed) >= cap {

@@ -47,6 +47,10 @@ impl Entries {
     }
 
     pub(super) fn push(&mut self, entry: Entry) {
+        // Most keys hold one entry, and a full table holds many keys.
+        if self.0.capacity() == 0 {
+            self.0.reserve_exact(1);
+        }
         self.0.push(entry);
     }
 

@@ -25,6 +25,10 @@ pub(super) fn read(body: &[u8], name: &str, used: Use) -> Result<Option<Value>, 
             if position > 0 || value.is_some() || found != name {
                 return Err(ReadFault::Twice);
             }
+            // Before the `=`, too, it leaves no one reading of the value.
+            if used == Use::Account && pair.contains(&b';') {
+                return Err(ReadFault::Malformed);
+            }
             let raw = pair.splitn(2, |byte| *byte == b'=').nth(1).unwrap_or_default();
             value = Some(decode_value(raw, used)?);
         }
@@ -59,7 +63,7 @@ fn decode_value(raw: &[u8], used: Use) -> Result<Value, ReadFault> {
             .split(|byte| *byte == b'%')
             .skip(1)
             .all(|rest| rest.get(..2).is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit)));
-        if !escapes_hold || raw.contains(&b';') || std::str::from_utf8(&value).is_err() {
+        if !escapes_hold || std::str::from_utf8(&value).is_err() {
             return Err(ReadFault::Malformed);
         }
     }

@@ -1,0 +1,29 @@
+//! Promise: when places run short the idlest give theirs up, and honest clients, operators and probes still get through.
+
+use tokio::io::AsyncReadExt;
+
+use crate::support::{self, BASE, OPEN_SITE, Visitor, event, open, run};
+
+#[test]
+fn silent_connections_give_up_their_places_to_honest_clients() {
+    let text = format!("{}{OPEN_SITE}", BASE.replace("handshake = \"2s\"", "handshake = \"50s\"") + "[caps]\nconnections = 16\n");
+    let mut stage = open(&text);
+    run(async {
+        let mut silent = Vec::new();
+        for number in 0..16 {
+            silent.push(Visitor::new(&stage, [40, number]).tcp(stage.https()).await.unwrap());
+        }
+        // Refused until the silent ones have rested long enough to be shed.
+        let honest = Visitor::new(&stage, [41, 1]);
+        let answer = loop {
+            if let Ok(answer) = honest.get("/public").await {
+                break answer;
+            }
+            tokio::task::yield_now().await;
+        };
+        assert_eq!(answer.status, 200);
+        event(&mut stage, &["connection.refused", "\"shed\""]).await;
+        assert_eq!(silent[0].read(&mut [0; 1]).await.unwrap_or(0), 0, "the one that was silent longest");
+        assert!(support::told(&stage, &["status", "--json"]).contains("generation"));
+    });
+}
