@@ -19,7 +19,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::{self, Admin, Control};
+use crate::admin::{self, Admin, Control, TakenOver};
 use crate::clock::{Clock, Now};
 use crate::config::{Config, Diagnostics, Severity};
 use crate::events::{Event, Events};
@@ -110,6 +110,8 @@ struct Roof {
     /// Overflows of each table when they were last told.
     overflows: [AtomicU64; 4],
     started: Now,
+    /// Whether stderr is ours to write on.
+    process: bool,
 }
 
 /// Open addresses, each with what stops it.
@@ -177,6 +179,7 @@ impl Roof {
             read: Mutex::new(read),
             overflows: Default::default(),
             started: now,
+            process: options.process,
         });
         Ok(Live { roof, prepared, admin_socket, options })
     }
@@ -270,24 +273,36 @@ impl Roof {
         }
     }
 
+    /// A reload that nobody waits for; a process tells its outcome on stderr.
+    async fn reload_unasked(self: &Arc<Self>) {
+        let outcome = self.reload().await;
+        if self.process {
+            match outcome {
+                Ok(TakenOver { warnings, .. }) => warnings.iter().for_each(|warning| anstream::eprintln!("{warning}")),
+                Err(errors) => anstream::eprintln!("{errors}doorward: the old configuration lives on"),
+            }
+        }
+    }
+
     /// The one way to a new snapshot, for HUP, the file watch and `doorward reload`.
-    async fn reload(self: &Arc<Self>) -> Result<u64, String> {
+    async fn reload(self: &Arc<Self>) -> Result<TakenOver, String> {
         let _one_at_a_time = self.reloading.lock().await;
         let roof = Arc::clone(self);
         let read = Prints::of(self.files());
         let prepared = tokio::task::spawn_blocking(move || {
-            let (mut prepared, _) = Prepared::load(&roof.path, Some(&roof))?;
+            let (mut prepared, found) = Prepared::load(&roof.path, Some(&roof))?;
             prepared.upstreams = roof.upstreams.prepare(&prepared.config.upstreams, prepared.tls.upstream_clients());
-            Ok::<_, Diagnostics>(prepared)
+            Ok::<_, Diagnostics>((prepared, found.warnings()))
         })
         .await
         .map_err(|panicked| panicked.to_string())?;
         match prepared {
-            Ok(prepared) => {
+            Ok((prepared, warnings)) => {
                 *self.read.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = read;
                 let generation = self.commit(prepared);
-                self.gateway.events.emit(Event::ConfigReloaded { generation, path: self.path.clone() });
-                Ok(generation)
+                let told = Event::ConfigReloaded { generation, path: self.path.clone(), warnings: warnings.clone() };
+                self.gateway.events.emit(told);
+                Ok(TakenOver { generation, warnings })
             }
             Err(found) => {
                 let generation = self.generation.load(Ordering::SeqCst);
@@ -419,7 +434,7 @@ impl Roof {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.retarget.notified() => watch.retarget(self.files(), &read()),
-                () = watch.changed() => drop(self.reload().await),
+                () = watch.changed() => self.reload_unasked().await,
                 _ = sweep.tick() => self.sweep(),
             }
         }
@@ -455,7 +470,7 @@ impl Roof {
 struct Lent(Arc<Roof>);
 
 impl Control for Lent {
-    fn reload(&self) -> Pin<Box<dyn Future<Output = Result<u64, String>> + Send + '_>> {
+    fn reload(&self) -> Pin<Box<dyn Future<Output = Result<TakenOver, String>> + Send + '_>> {
         Box::pin(self.0.reload())
     }
 

@@ -60,6 +60,9 @@ pub struct Reloaded {
     /// The live generation.
     pub generation: u64,
     pub path: String,
+    /// What `check` would warn of, one rendered finding each.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 /// `GET /config`.

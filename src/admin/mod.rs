@@ -26,14 +26,22 @@ pub use socket::bind;
 
 /// What the roof lends to the operators' door.
 pub trait Control: Send + Sync + 'static {
-    /// Takes over the file. `Ok` is the live generation; `Err` the rendered diagnostics, the old one lives on.
-    fn reload(&self) -> Pin<Box<dyn Future<Output = Result<u64, String>> + Send + '_>>;
+    /// Takes over the file. `Err` is the rendered diagnostics, the old one lives on.
+    fn reload(&self) -> Pin<Box<dyn Future<Output = Result<TakenOver, String>> + Send + '_>>;
     /// Everything `status` prints, as JSON (uptime, generation, sites, upstreams, certificates, tables).
     fn status(&self) -> serde_json::Value;
     /// The live config.
     fn config(&self) -> Arc<Config>;
     /// False while draining or before the first commit.
     fn ready(&self) -> Result<(), String>;
+}
+
+/// A file that is live now.
+#[derive(Clone, Debug)]
+pub struct TakenOver {
+    pub generation: u64,
+    /// Rendered, one finding each.
+    pub warnings: Vec<String>,
 }
 
 /// The operators' door.

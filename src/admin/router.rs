@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 
 use super::api::{self, ENDPOINTS, Endpoint, LiveConfig, Problem, Reloaded};
 use super::peer::Peer;
-use super::{Admin, approvals, bans, limits};
+use super::{Admin, TakenOver, approvals, bans, limits};
 
 /// From the head to the whole body.
 const BODY_DEADLINE: Duration = Duration::from_secs(10);
@@ -89,7 +89,7 @@ async fn apply(admin: &Admin, path: &str, change: Change) -> Handled {
 
 async fn reload(admin: &Admin) -> Handled {
     match admin.control.reload().await {
-        Ok(generation) => json(&Reloaded { generation, path: live_config(admin).path }),
+        Ok(TakenOver { generation, warnings }) => json(&Reloaded { generation, path: live_config(admin).path, warnings }),
         Err(diagnostics) => Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, diagnostics).help("the old config lives on")),
     }
 }

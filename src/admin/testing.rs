@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio_util::sync::CancellationToken;
 
-use super::{Admin, Control};
+use super::{Admin, Control, TakenOver};
 use crate::clock::{Clock, ManualClock};
 use crate::config::{self, Config};
 use crate::events::Events;
@@ -90,7 +90,7 @@ pub(crate) struct Door {
 pub(crate) struct TestControl {
     config: Arc<Config>,
     /// What the next reload answers.
-    pub reload: Mutex<Result<u64, String>>,
+    pub reload: Mutex<Result<TakenOver, String>>,
     pub ready: Mutex<Result<(), String>>,
 }
 
@@ -115,7 +115,11 @@ impl Door {
         let successes = Arc::new(Successes::load(Arc::clone(&store), now).unwrap());
         let key = TokenKey::load(&folder.path().join("approvals.key"), true).unwrap();
         let (tap, told) = unbounded_channel();
-        let control = TestControl { config: Arc::new(config), reload: Mutex::new(Ok(2)), ready: Mutex::new(Ok(())) };
+        let control = TestControl {
+            config: Arc::new(config),
+            reload: Mutex::new(Ok(TakenOver { generation: 2, warnings: vec!["warning: w".to_owned()] })),
+            ready: Mutex::new(Ok(())),
+        };
         let control = Arc::new(control);
         let policy = Arc::clone(&control.config.policy);
         let admin = Admin {
@@ -171,7 +175,7 @@ pub(crate) fn runtime() -> tokio::runtime::Runtime {
 }
 
 impl Control for TestControl {
-    fn reload(&self) -> Pin<Box<dyn Future<Output = Result<u64, String>> + Send + '_>> {
+    fn reload(&self) -> Pin<Box<dyn Future<Output = Result<TakenOver, String>> + Send + '_>> {
         Box::pin(std::future::ready(self.reload.lock().unwrap().clone()))
     }
 

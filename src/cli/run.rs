@@ -47,9 +47,15 @@ pub(super) fn check(path: &Path, args: &CheckArgs) -> Outcome {
 
 pub(super) fn reload(gateway: &Gateway) -> Outcome {
     let reloaded: Reloaded = gateway.post("/reload", &json!({}))?;
+    reloaded.warnings.iter().for_each(|warning| output::message(&printable_lines(warning)));
     output::data(&format!("generation {}", reloaded.generation))?;
     output::message(&format!("{} is live", output::printable(&reloaded.path)));
     Ok(ExitCode::SUCCESS)
+}
+
+/// Line by line, for a finding is shown with its place below it.
+fn printable_lines(text: &str) -> String {
+    text.lines().map(output::printable).collect::<Vec<_>>().join("\n")
 }
 
 fn summary(path: &Path, config: &Config, warnings: &Diagnostics) -> String {

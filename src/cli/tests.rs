@@ -132,7 +132,8 @@ fn a_banned_account_is_held_at_its_login_only() {
 fn a_reload_prints_the_live_generation_or_is_78() {
     let door = Door::open();
     let reload = || gateway(&door).post::<Reloaded>("/reload", &json!({}));
-    assert_eq!(reload().unwrap().generation, 2);
+    let reloaded = reload().unwrap();
+    assert_eq!((reloaded.generation, reloaded.warnings), (2, vec!["warning: w".to_owned()]));
     *door.control.reload.lock().unwrap() = Err("test.toml:1:1: no such key".to_owned());
     let failure = reload().unwrap_err();
     assert_eq!(failure.status(), 78);

@@ -94,6 +94,12 @@ impl Diagnostics {
         out
     }
 
+    /// The warnings, each rendered by itself without colour.
+    pub fn warnings(&self) -> Vec<String> {
+        let warnings = self.list.iter().filter(|one| one.severity == Severity::Warning);
+        warnings.map(|one| self.render_one(&Renderer::plain(), one)).collect()
+    }
+
     /// For `--json`: severity, file, line, column, message, help.
     pub fn to_json(&self) -> serde_json::Value {
         let findings = self.list.iter().map(|diagnostic| {

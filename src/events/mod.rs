@@ -122,6 +122,8 @@ pub enum Event {
     ConfigReloaded {
         generation: u64,
         path: PathBuf,
+        /// Rendered, one finding each.
+        warnings: Vec<String>,
     },
     ReloadFailed {
         generation: u64,

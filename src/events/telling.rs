@@ -163,10 +163,13 @@ impl Event {
                 .text("action", action)
                 .text("by", by)
                 .maybe_text("reason", reason.as_deref()),
-            Self::ConfigReloaded { generation, path } => Telling::new("config.reloaded", Notice, Count::Generation(*generation))
-                .clauses(&["O14"])
-                .number("generation", *generation)
-                .path("path", path),
+            Self::ConfigReloaded { generation, path, warnings } => {
+                Telling::new("config.reloaded", Notice, Count::Generation(*generation))
+                    .clauses(&["O14"])
+                    .number("generation", *generation)
+                    .path("path", path)
+                    .texts("warnings", warnings)
+            }
             Self::ReloadFailed { generation, errors } => Telling::new("config.refused", Error, Count::ReloadFailed)
                 .clauses(&["O14"])
                 .number("generation", *generation)

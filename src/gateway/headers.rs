@@ -12,7 +12,6 @@ use http::header::{
     TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
-use rustls::pki_types::CertificateDer;
 
 use crate::events::DecisionId;
 use crate::policy::{AccountKind, Denial, Identity, Permit, Reason};
@@ -115,8 +114,8 @@ pub fn towards_upstream(headers: &mut HeaderMap, up: &Upward<'_>) {
     set_origin(headers, &Hops { believed: up.believed, peer: through_proxy, client: up.client }, up.host);
     headers.insert(DOORWARD_DECISION, decision_value(up.decision));
     set_caller(headers, up.permit.identity().map(Arc::as_ref), up.permit.approval().map(|approval| &*approval.id));
-    if up.held_chain {
-        set_chain(headers, &up.connection.chain);
+    if let (true, Some(identity), Some(leaf)) = (up.held_chain, up.permit.identity(), up.connection.chain.first()) {
+        set_chain(headers, leaf, &identity.path);
     }
 }
 
@@ -206,11 +205,11 @@ fn set_caller(headers: &mut HeaderMap, identity: Option<&Identity>, approval: Op
     }
 }
 
-fn set_chain(headers: &mut HeaderMap, chain: &[CertificateDer<'_>]) {
-    let [leaf, rest @ ..] = chain else { return };
-    headers.insert(CLIENT_CERT, byte_sequences(std::slice::from_ref(leaf)));
-    if !rest.is_empty() {
-        headers.insert(CLIENT_CERT_CHAIN, byte_sequences(rest));
+/// Fails closed: of the chain only what was verified is told, never a certificate that was merely sent along.
+fn set_chain(headers: &mut HeaderMap, leaf: &[u8], path: &[Vec<u8>]) {
+    headers.insert(CLIENT_CERT, byte_sequences(&[leaf]));
+    if !path.is_empty() {
+        headers.insert(CLIENT_CERT_CHAIN, byte_sequences(path));
     }
 }
 
@@ -450,8 +449,8 @@ fn decision_value(id: DecisionId) -> HeaderValue {
 }
 
 /// RFC 9440: certificates as structured-field byte sequences.
-fn byte_sequences(chain: &[CertificateDer<'_>]) -> HeaderValue {
-    let mut line = String::with_capacity(chain.iter().map(|der| der.len() / 3 * 4 + 8).sum());
+fn byte_sequences<D: AsRef<[u8]>>(chain: &[D]) -> HeaderValue {
+    let mut line = String::with_capacity(chain.iter().map(|der| der.as_ref().len() / 3 * 4 + 8).sum());
     for (place, der) in chain.iter().enumerate() {
         line.push_str(if place == 0 { ":" } else { ", :" });
         STANDARD.encode_string(der.as_ref(), &mut line);

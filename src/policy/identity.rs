@@ -1,5 +1,7 @@
 //! Who the caller proved to be.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::Name;
@@ -18,6 +20,8 @@ pub struct Identity {
     pub roles: Vec<Name>,
     /// SHA-256 of the leaf's DER.
     pub cert_sha256: [u8; 32],
+    /// DER of the verified intermediates, the leaf's issuer first; what else was sent along vouches for nothing.
+    pub path: Arc<[Vec<u8>]>,
 }
 
 /// What kind of account a credential belongs to; every credential has one.

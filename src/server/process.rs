@@ -37,9 +37,7 @@ pub(super) fn watch_signals(roof: &Arc<Roof>, stop: &CancellationToken) -> std::
     let (mut reloads, reloading) = (signal(SignalKind::hangup())?, Arc::clone(roof));
     tokio::spawn(async move {
         while reloads.recv().await.is_some() {
-            if let Err(errors) = reloading.reload().await {
-                anstream::eprintln!("{errors}doorward: the old configuration lives on");
-            }
+            reloading.reload_unasked().await;
         }
     });
     let (mut reopens, events) = (signal(SignalKind::user_defined1())?, roof.gateway.events.clone());

@@ -59,7 +59,7 @@ impl Judge {
             for view in &set.views {
                 let judged = self
                     .verified(set, view, &leaf, intermediates, wall)
-                    .and_then(|valid_until| Ok((identity(set, leaf_der)?, valid_until)));
+                    .and_then(|(valid_until, path)| Ok((identity(set, leaf_der, path)?, valid_until)));
                 match judged {
                     Ok(vouched) => return Ok(vouched),
                     // "not mine" is said by every other set: the set that knows the certificate says what is wrong with it
@@ -71,7 +71,7 @@ impl Judge {
         Err(refusal)
     }
 
-    /// The earliest end of anything behind the verified path. Fails closed.
+    /// The earliest end of anything behind the verified path, and its intermediates. Fails closed.
     fn verified(
         &self,
         set: &CaSet,
@@ -79,7 +79,7 @@ impl Judge {
         leaf: &EndEntityCert<'_>,
         intermediates: &[CertificateDer<'_>],
         wall: Timestamp,
-    ) -> Result<Timestamp, CertCause> {
+    ) -> Result<(Timestamp, Arc<[Vec<u8>]>), CertCause> {
         let in_force = wall.saturating_add(CRL_CLOCK_SKEW).unwrap_or(Timestamp::MAX);
         let crls: Vec<_> =
             view.crls.iter().filter_map(|&index| set.crls.get(index)).filter(|crl| crl.this_update <= in_force).collect();
@@ -128,7 +128,8 @@ impl Judge {
             .collect();
         let lists_end =
             crls.iter().filter(|crl| crl.next_update > wall && issuers.contains(&crl.list.issuer())).map(|crl| crl.next_update);
-        Ok(lists_end.fold(end.get(), Ord::min))
+        let between = path.intermediate_certificates().map(|cert| cert.der().to_vec()).collect();
+        Ok((lists_end.fold(end.get(), Ord::min), between))
     }
 }
 
@@ -182,7 +183,7 @@ fn path_end(set: &CaSet, view: &View, path: &VerifiedPath<'_>, wall: Timestamp) 
 }
 
 /// Whom a verified leaf names, by the rules of the set that vouches for it. Fails closed.
-fn identity(set: &CaSet, leaf_der: &CertificateDer<'_>) -> Result<Identity, CertCause> {
+fn identity(set: &CaSet, leaf_der: &CertificateDer<'_>, path: Arc<[Vec<u8>]>) -> Result<Identity, CertCause> {
     let (_, leaf) = X509Certificate::from_der(leaf_der).map_err(|_| CertCause::Malformed)?;
     // webpki asks for it only where the extension is present
     let usage = leaf.extended_key_usage().map_err(|_| CertCause::Malformed)?;
@@ -208,6 +209,7 @@ fn identity(set: &CaSet, leaf_der: &CertificateDer<'_>) -> Result<Identity, Cert
         tenant: set.tenant.clone(),
         roles: set.roles.clone(),
         cert_sha256: sha256(leaf_der),
+        path,
     })
 }
 

@@ -96,6 +96,7 @@ fn identity(key: &str, digest: u8) -> Identity {
         tenant: None,
         roles: Vec::new(),
         cert_sha256: [digest; 32],
+        path: [].into(),
     }
 }
 

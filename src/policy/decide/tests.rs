@@ -69,6 +69,7 @@ fn identity() -> Arc<Identity> {
         tenant: Some("acme".into()),
         roles: vec!["integrator".into()],
         cert_sha256: [1; 32],
+        path: [].into(),
     })
 }
 

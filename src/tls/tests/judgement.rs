@@ -53,6 +53,19 @@ fn a_verdict_is_kept_no_longer_than_the_shortest_certificate() {
 }
 
 #[test]
+fn only_the_verified_path_is_kept_of_what_was_sent() {
+    let (ca, stranger) = (Ca::root("acme"), Ca::root("stranger"));
+    let upper = ca.intermediate("upper", |_| {});
+    let lower = upper.intermediate("lower", |_| {});
+    let setup = Setup::portal(&[&ca], &[], Optional);
+    let kept = |leaf: &Leaf| judge_at(&setup, leaf, now()).result.expect("holds").path.to_vec();
+    let der = |ca: &Ca| ca.0.der().to_vec();
+    assert_eq!(kept(&ca.client(|_| {}).through(&stranger)), Vec::<Vec<u8>>::new(), "an unrelated certificate sent along");
+    let leaf = lower.client(|_| {}).through(&stranger).through(&upper).through(&lower);
+    assert_eq!(kept(&leaf), [der(&lower), der(&upper)], "the leaf's issuer first");
+}
+
+#[test]
 fn times_are_those_of_the_given_clock() {
     let ca = Ca::root("acme");
     let setup = Setup::portal(&[&ca], &[], Optional);
