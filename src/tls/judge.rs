@@ -36,6 +36,9 @@ pub(super) struct Judge {
     pub algorithms: WebPkiSupportedAlgorithms,
 }
 
+/// The verified path between leaf and root, leaf's issuer first, each in DER.
+type Intermediates = Arc<[Vec<u8>]>;
+
 impl Judge {
     /// Judges a presented chain, leaf first. Fails closed: a certificate holds only if one set vouches for all of it: path,
     /// times, revocation status, client EKU, lifetime and exactly one identity name.
@@ -79,7 +82,7 @@ impl Judge {
         leaf: &EndEntityCert<'_>,
         intermediates: &[CertificateDer<'_>],
         wall: Timestamp,
-    ) -> Result<(Timestamp, Arc<[Vec<u8>]>), CertCause> {
+    ) -> Result<(Timestamp, Intermediates), CertCause> {
         let in_force = wall.saturating_add(CRL_CLOCK_SKEW).unwrap_or(Timestamp::MAX);
         let crls: Vec<_> =
             view.crls.iter().filter_map(|&index| set.crls.get(index)).filter(|crl| crl.this_update <= in_force).collect();

@@ -23,6 +23,9 @@ pub struct Wanted {
     pub peers: bool,
 }
 
+/// A section's name and what plays it.
+pub type Section = (&'static str, fn(&mut Report));
+
 /// The rows so far.
 pub struct Report {
     pub wanted: Wanted,
@@ -80,7 +83,7 @@ hosts = ["localhost"]
 const USAGE: &str = "usage: attack [--doorward PATH] [--peers] [--differences] [SECTION]...";
 
 impl Wanted {
-    pub fn read(arguments: impl Iterator<Item = String>, known: &[(&str, fn(&mut Report))]) -> Result<Self, String> {
+    pub fn read(arguments: impl Iterator<Item = String>, known: &[Section]) -> Result<Self, String> {
         let mut wanted = Self {
             doorward: PathBuf::from(env!("CARGO_BIN_EXE_doorward")),
             sections: Vec::new(),

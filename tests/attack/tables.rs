@@ -141,7 +141,7 @@ fn guesses(report: &mut Lines) {
     let successes = Arc::new(Successes::load(Arc::new(NoDisk), clock.now()).expect("an empty book"));
     let ledger = Arc::new(GuessLedger::new(budgets, successes, Clock::from(clock.clone())));
     let guess = |who: ClientAddr, account: &str, outcome| {
-        let attempt = Attempt { account: AccountKey::new(account).expect("a name"), secret: None };
+        let attempt = Attempt { account: AccountKey::new(account).expect("a name"), secret: None, rest: None };
         ledger.reserve(Guesser::Client(who.key), &attempt, clock.now()).map(|permit| permit.settle(outcome, clock.now())).is_ok()
     };
     let (known, spent) = (honest(1), honest(2));
