@@ -31,6 +31,7 @@ mod shedding;
 mod state;
 mod support;
 mod tables;
+mod threats;
 mod tls;
 mod tls_abuse;
 mod trusted_proxy;
