@@ -162,6 +162,7 @@ impl Roof {
             events,
             clock,
             bots: Bots::new(),
+            readers: Arc::default(),
         });
         let crew = Crew::start(config.workers, &gateway, &slots).map_err(io_error("worker"))?;
         let roof = Arc::new(Self {

@@ -51,7 +51,7 @@ const MAX_HOPS: usize = 64;
 
 /// Names that applications and frameworks take as said by their proxy; a prefix stands for all names that start so.
 /// Every byte of a name but letters and digits counts as `-`, as CGI and its heirs fold them.
-const PROTECTED_PREFIXES: [&str; 9] = [
+const PROTECTED_PREFIXES: [&str; 20] = [
     "x-forwarded",
     "doorward-",
     "client-cert",
@@ -61,6 +61,18 @@ const PROTECTED_PREFIXES: [&str; 9] = [
     "x-ssl-client",
     "ssl-client",
     "x-real-ip",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "true-client-ip",
+    "cf-connecting-ip",
+    "fastly-client-ip",
+    "remote-user",
+    "x-remote-user",
+    "x-auth-request-",
+    // What is decided on is the method of the request line.
+    "x-http-method",
+    "x-method-override",
+    "x-override-method",
 ];
 
 /// Client address from the peer and X-Forwarded-For: trusted hops right to left. Fails closed: a trusted proxy's request
@@ -219,13 +231,13 @@ fn is_unwanted(name: &HeaderName) -> bool {
     // Nearly every header that browsers send is let through by its first letter.
     match text.as_bytes().first() {
         Some(b'c') => *name == CONNECTION || is_protected(text) || is_alias(name, &CONTENT_LENGTH),
-        Some(b'd' | b'f' | b's' | b'x') => is_protected(text),
+        Some(b'd' | b'f' | b'r' | b's' | b'x') => is_protected(text),
         Some(b'e') => *name == EXPECT,
         Some(b'h') => text == "http2-settings",
         Some(b'k') => *name == KEEP_ALIVE,
         // `Proxy` alone becomes HTTP_PROXY in CGI's environment.
         Some(b'p') => *name == PROXY_AUTHORIZATION || *name == PROXY_CONNECTION || *name == PROXY_AUTHENTICATE || text == "proxy",
-        Some(b't') => *name == TE || *name == TRAILER || is_folded(name, &TRANSFER_ENCODING),
+        Some(b't') => *name == TE || *name == TRAILER || is_folded(name, &TRANSFER_ENCODING) || is_protected(text),
         Some(b'u') => *name == UPGRADE,
         _ => false,
     }

@@ -176,6 +176,10 @@ pub fn target(head: &request::Parts) -> Result<Target, Denial> {
     if head.method == Method::CONNECT {
         return Err(Denial::new(Reason::BadRequest, "CONNECT is not served"));
     }
+    // RFC 9110 section 9.3.8: it answers with the request, and so with what this gateway told the application alone.
+    if head.method == Method::TRACE {
+        return Err(Denial::new(Reason::BadRequest, "TRACE is not served"));
+    }
     if head.uri.scheme().is_some_and(|scheme| *scheme != Scheme::HTTPS && *scheme != Scheme::HTTP) {
         return Err(Denial::new(Reason::BadRequest, "a target of another scheme"));
     }
@@ -286,6 +290,14 @@ mod tests {
                 )
             })
             .collect()
+    }
+
+    #[test]
+    fn methods_that_are_not_for_the_application_are_refused() {
+        for method in [Method::TRACE, Method::CONNECT] {
+            let refused = target(&parts(http::Request::builder().method(&method).uri("/x").header(HOST, "a.example")));
+            assert_eq!(refused.expect_err("not served").reason, Reason::BadRequest, "{method}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub mod record;
 pub mod respond;
 
 mod login;
+mod reading;
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -41,6 +42,8 @@ use inspect::{Bots, Scene, Target};
 use record::Recorder;
 use respond::Asked;
 
+pub use reading::{Readers, Reading};
+
 /// Everything that one config means, swapped as one.
 pub struct Snapshot {
     pub generation: u64,
@@ -67,6 +70,7 @@ pub struct Gateway {
     pub events: Events,
     pub clock: Clock,
     pub bots: Bots,
+    pub readers: Arc<Readers>,
 }
 
 /// What one worker owns.
@@ -175,7 +179,9 @@ impl Passage<'_> {
                 (self.recorder.count_in(forward::request_body(body, &terms)), None)
             }
             Some(rule) => {
+                let reading = self.worker.gateway.readers.enter(caller.client.key)?;
                 let (body, attempt) = login::read(rule, &head, &target.path, body, &terms).await?;
+                drop(reading);
                 self.charge(route, subject(&caller, route, &permit, Some(&attempt.account)), &mut charges)?;
                 let guess = self.login_desk(rule, &caller.client, &permit).reserve(attempt)?;
                 head.extensions.insert(guess.sent());

@@ -76,6 +76,25 @@ fn a_body_is_not_read_and_the_answer_arrives_all_the_same() {
 }
 
 #[test]
+fn a_banned_address_is_told_its_ban_whatever_it_asks_for() {
+    for bans in ["always = [\"127.0.5.0/24\"]\n", ""] {
+        let stage = open(
+            &format!("{BASE}[bans]\nanswer = \"explain\"\n{bans}{OPEN_SITE}")
+                .replace("https = [\"127.0.0.1:0\"]", "plain_http = \"redirect\"\nhttps = [\"127.0.0.1:0\"]"),
+        );
+        if bans.is_empty() {
+            crate::support::told(&stage, &["bans", "add", "127.0.5.1", "--for", "2h", "--reason", "abuse"]);
+        }
+        run(async {
+            for target in ["/home", "/a/../b"] {
+                let answer = asked(&stage, &format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await;
+                assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("urn:doorward:banned"), "{answer}");
+            }
+        });
+    }
+}
+
+#[test]
 fn get_and_head_are_redirected_to_the_same_address_behind_tls() {
     let stage = redirecting("0");
     run(async {

@@ -20,7 +20,13 @@ impl Compiler<'_> {
         let consequence = "nothing would be served, for the plain listener never forwards";
         self.not_empty("listen.https", &table.https, consequence, "such as [\"[::]:8443\"]");
         let http = table.http.clone().unwrap_or_default();
-        self.same_address_twice(table.https.value.iter().chain(&http).chain(&table.metrics));
+        let https = table.https.value.iter().map(|at| ("listen.https", at));
+        let metrics = table.metrics.iter().map(|at| ("listen.metrics", at));
+        self.same_address_twice(https.chain(http.iter().map(|at| ("listen.http", at))).chain(metrics));
+        if let Some(at) = table.metrics.iter().find(|at| !at.value.ip().to_canonical().is_loopback()) {
+            let message = format!("`listen.metrics`: {} lets whoever reaches it read metrics, without authentication", at.value);
+            self.warn(message, &at.span, "listen on 127.0.0.1 or [::1], or let a firewall admit the scraper alone");
+        }
         let trusted_proxies = &table.trusted_proxies;
         let proxy_protocol = table.proxy_protocol.clone().unwrap_or_default();
         for net in trusted_proxies.iter().filter(|net| net.value.prefix_len() == 0) {
@@ -84,16 +90,16 @@ impl Compiler<'_> {
         path
     }
 
-    fn same_address_twice<'a>(&mut self, addresses: impl Iterator<Item = &'a Located<SocketAddr>>) {
-        let mut before: Vec<&Located<SocketAddr>> = Vec::new();
-        for address in addresses {
-            if let Some(other) = before.iter().find(|other| collide(other.value, address.value)) {
-                let message = format!("{} is already taken by {}", address.value, other.value);
+    fn same_address_twice<'a>(&mut self, addresses: impl Iterator<Item = (&'static str, &'a Located<SocketAddr>)>) {
+        let mut before: Vec<(&str, &Located<SocketAddr>)> = Vec::new();
+        for (key, address) in addresses {
+            if let Some((other_key, other)) = before.iter().find(|(_, other)| collide(other.value, address.value)) {
+                let message = format!("`{key}`: {} is already taken by {} of `{other_key}`", address.value, other.value);
                 // A default cannot be pointed at; the address that collides with it can.
                 let span = if address.span.is_default() { &other.span } else { &address.span };
                 self.error(message, span, "give each listener a port of its own; [::] takes IPv4 too");
             }
-            before.push(address);
+            before.push((key, address));
         }
     }
 }

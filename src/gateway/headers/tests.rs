@@ -113,6 +113,20 @@ fn trap_spoofed_identity_headers_are_removed_under_every_alias() {
         "ssl-client-verify",
         "X-SSL-Client-CN",
         "doorward~tenant",
+        "True-Client-IP",
+        "X-Client-IP",
+        "CF-Connecting-IP",
+        "cf_connecting_ipv6",
+        "X-Cluster-Client-IP",
+        "Fastly-Client-IP",
+        "Remote-User",
+        "remote_user",
+        "X-Remote-User",
+        "X-Auth-Request-Email",
+        "x_auth_request_groups",
+        "X-HTTP-Method-Override",
+        "X-HTTP-Method",
+        "X-Method-Override",
     ] {
         let mut headers = map(&[(name, "spoofed"), (name, "twice"), ("accept", "*/*")]);
         strip_request(&mut headers);
@@ -132,6 +146,9 @@ fn what_is_the_applications_own_passes() {
         ("x-forward", "a near miss"),
         ("forwarded-hint", "not the field itself"),
         ("doorwardx", "1"),
+        ("referer", "https://portal.example.com/"),
+        ("x-auth-token", "the application's own"),
+        ("cf-ray", "7"),
         ("content-length", "3"),
     ];
     let mut headers = map(&lines);

@@ -8,6 +8,7 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty};
 
+use crate::clock::Now;
 use crate::config::PlainHttp;
 use crate::events::{DecisionId, RequestRecord};
 use crate::net::ClientAddr;
@@ -43,7 +44,7 @@ pub(super) fn answer<B: http_body::Body>(
         ..RequestRecord::begun(id, now.wall, snapshot.generation, [client.ip, peer], request.version())
     };
 
-    let outcome = target.and_then(|target| redirect(&snapshot, request.method(), &target));
+    let outcome = not_banned(worker, &client, now).and(target).and_then(|target| redirect(&snapshot, request.method(), &target));
     let mut response = match outcome {
         Ok(location) => moved(location, id),
         Err(denial) => {
@@ -57,6 +58,12 @@ pub(super) fn answer<B: http_body::Body>(
     record.status = response.status().as_u16();
     let recorder = Recorder::new(record, gateway.events.clone(), gateway.clock.clone(), now);
     response.map(|body| recorder.attach(body))
+}
+
+/// Nothing on this port can prove who a client is. Fails closed: a ban of any kind is told, whatever is asked for.
+fn not_banned(worker: &Worker, client: &ClientAddr, now: Now) -> Result<(), Denial> {
+    let ban = worker.gateway.state.bans.of_client(client, now);
+    ban.map_or(Ok(()), |ban| Err(ban.denial(now, "a banned address on the plain port")))
 }
 
 /// Where a request wants to go, canonical.
