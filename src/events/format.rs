@@ -16,7 +16,36 @@ const MOST_TEXT: usize = 1024;
 
 /// Appends one request as a JSON line.
 pub(super) fn json_request(record: &RequestRecord, line: &mut Vec<u8>) {
-    json(&RequestLine(record), line);
+    // One a request: its keys are written as they stand, and only text that wants escaping goes through the serializer.
+    let mut object = Object(line);
+    object.value("{\"time\":", &Rfc3339(record.at));
+    object.plain(",\"event\":\"request\",\"severity\":\"");
+    object.plain(record.severity().as_str());
+    object.value("\",\"clauses\":", record.reason.map_or(&[][..], |reason| reason.clauses()));
+    object.shown(",\"decision\":", &record.decision);
+    object.value(",\"generation\":", &record.generation);
+    object.shown(",\"client\":", &record.client);
+    object.shown(",\"peer\":", &record.peer);
+    object.text(",\"method\":", Some(record.method.as_str()));
+    object.text(",\"host\":", Some(&record.host));
+    object.text(",\"path\":", Some(&record.path));
+    object.text(",\"protocol\":", Some(protocol(record.version)));
+    object.text(",\"route\":", record.route.as_ref().map(|(_, label)| &**label));
+    object.value(",\"status\":", &record.status);
+    object.text(",\"reason\":", record.reason.map(|reason| reason.code()));
+    object.text(",\"cause\":", record.cause.as_deref());
+    object.text(",\"identity\":", record.identity.as_deref());
+    object.text(",\"approval\":", record.approval.as_deref());
+    object.text(",\"bot\":", record.bot);
+    object.text(",\"upstream\":", record.upstream.as_deref());
+    object.text(",\"tls\":", record.tls);
+    object.value(",\"bytes_in\":", &record.bytes_in);
+    object.value(",\"bytes_out\":", &record.bytes_out);
+    object.value(",\"duration_seconds\":", &seconds(record.took));
+    object.value(",\"cut\":", &record.cut);
+    object.text(",\"user_agent\":", record.user_agent.as_deref());
+    object.text(",\"referer\":", record.referer.as_deref());
+    object.plain("}\n");
 }
 
 /// Appends one event as a JSON line; a request's own time stands in place of `at`.
@@ -76,40 +105,45 @@ fn json(value: &impl Serialize, line: &mut Vec<u8>) {
     }
 }
 
-struct RequestLine<'a>(&'a RequestRecord);
+/// A JSON object in the making; each key comes with its comma and colon. Writing to a `Vec` cannot fail.
+struct Object<'l>(&'l mut Vec<u8>);
 
-impl Serialize for RequestLine<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let record = self.0;
-        let mut map = serializer.serialize_map(None)?;
-        map.serialize_entry("time", &Rfc3339(record.at))?;
-        map.serialize_entry("event", "request")?;
-        map.serialize_entry("severity", record.severity().as_str())?;
-        map.serialize_entry("clauses", record.reason.map_or(&[][..], |reason| reason.clauses()))?;
-        map.serialize_entry("decision", &Shown(&record.decision))?;
-        map.serialize_entry("generation", &record.generation)?;
-        map.serialize_entry("client", &record.client)?;
-        map.serialize_entry("peer", &record.peer)?;
-        map.serialize_entry("method", &Text(record.method.as_str()))?;
-        map.serialize_entry("host", &Text(&record.host))?;
-        map.serialize_entry("path", &Text(&record.path))?;
-        map.serialize_entry("protocol", &format_args!("{:?}", record.version))?;
-        maybe(&mut map, "route", record.route.as_ref().map(|(_, label)| &**label))?;
-        map.serialize_entry("status", &record.status)?;
-        maybe(&mut map, "reason", record.reason.map(|reason| reason.code()))?;
-        maybe(&mut map, "cause", record.cause.as_deref())?;
-        maybe(&mut map, "identity", record.identity.as_deref())?;
-        maybe(&mut map, "approval", record.approval.as_deref())?;
-        maybe(&mut map, "bot", record.bot)?;
-        maybe(&mut map, "upstream", record.upstream.as_deref())?;
-        maybe(&mut map, "tls", record.tls)?;
-        map.serialize_entry("bytes_in", &record.bytes_in)?;
-        map.serialize_entry("bytes_out", &record.bytes_out)?;
-        map.serialize_entry("duration_seconds", &seconds(record.took))?;
-        map.serialize_entry("cut", &record.cut)?;
-        maybe(&mut map, "user_agent", record.user_agent.as_deref())?;
-        maybe(&mut map, "referer", record.referer.as_deref())?;
-        map.end()
+impl Object<'_> {
+    fn plain(&mut self, text: &'static str) {
+        self.0.extend_from_slice(text.as_bytes());
+    }
+
+    fn value(&mut self, key: &'static str, value: &(impl Serialize + ?Sized)) {
+        self.plain(key);
+        let _ = serde_json::to_writer(&mut *self.0, value);
+    }
+
+    fn text(&mut self, key: &'static str, text: Option<&str>) {
+        let Some(text) = text else { return };
+        let needs_no_care = |byte: u8| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\';
+        if text.len() > MOST_TEXT || !text.bytes().all(needs_no_care) {
+            return self.value(key, &Text(text));
+        }
+        self.plain(key);
+        self.0.push(b'"');
+        self.0.extend_from_slice(text.as_bytes());
+        self.0.push(b'"');
+    }
+
+    /// Of what prints in letters, digits, dots, colons and dashes alone: addresses and ids.
+    fn shown(&mut self, key: &'static str, value: &dyn Display) {
+        self.plain(key);
+        let _ = write!(self.0, "\"{value}\"");
+    }
+}
+
+fn protocol(version: http::Version) -> &'static str {
+    match version {
+        http::Version::HTTP_09 => "HTTP/0.9",
+        http::Version::HTTP_10 => "HTTP/1.0",
+        http::Version::HTTP_2 => "HTTP/2.0",
+        http::Version::HTTP_3 => "HTTP/3.0",
+        _ => "HTTP/1.1",
     }
 }
 
@@ -143,13 +177,6 @@ impl Serialize for EventLine<'_> {
 
 /// Most texts of a list that a line takes over.
 const MOST_TEXTS: usize = 64;
-
-fn maybe<M: SerializeMap>(map: &mut M, key: &'static str, text: Option<&str>) -> Result<(), M::Error> {
-    match text {
-        Some(text) => map.serialize_entry(key, &Text(text)),
-        None => Ok(()),
-    }
-}
 
 /// RFC 3339 in UTC with milliseconds.
 struct Rfc3339(Timestamp);

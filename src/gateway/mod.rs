@@ -180,7 +180,7 @@ impl Passage<'_> {
             }
             Some(rule) => {
                 let reading = self.worker.gateway.readers.enter(caller.client.key)?;
-                let (body, attempt) = login::read(rule, &head, &target.path, body, &terms).await?;
+                let (body, attempt) = Box::pin(login::read(rule, &head, &target.path, body, &terms)).await?;
                 drop(reading);
                 self.charge(route, subject(&caller, route, &permit, Some(&attempt.account)), &mut charges)?;
                 let guess = self.login_desk(rule, &caller.client, &permit).reserve(attempt)?;
@@ -345,4 +345,20 @@ fn subject<'a>(caller: &Caller, route: &'a Route, permit: &'a Permit, account: O
 
 fn unsent(cause: &str) -> ForwardError {
     ForwardError { kind: ForwardErrorKind::Unavailable, unsent: true, cause: cause.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn future_of<A, B, C, F>(_: fn(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// It is moved when a request begins, and lies in the connection while one is under way: rare ways are boxed.
+    #[test]
+    fn the_future_of_a_request_stays_small() {
+        let bytes = future_of(Worker::handle);
+        assert!(bytes <= 8192, "{bytes} bytes");
+    }
 }
