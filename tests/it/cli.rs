@@ -311,6 +311,42 @@ fn check_beside_a_live_gateway_is_fine_and_creates_nothing_anywhere() {
 }
 
 #[test]
+fn check_looks_where_logs_and_the_admin_socket_would_be_and_makes_neither() {
+    let stage = stage();
+    let good = std::fs::read_to_string(&stage.config).expect("a config");
+    let folder = stage.folder.path().display().to_string();
+    std::fs::write(stage.folder.path().join("plain"), "no folder").expect("writable");
+    let events = good.lines().find(|line| line.starts_with("events = ")).expect("a log").to_owned();
+    let checked = |table: &str, line: &str| {
+        let text = match table {
+            "log" => good.replace(&events, line),
+            _ => good.replace("[listen]\n", &format!("[listen]\n{line}\n")),
+        };
+        let trial = stage.folder.path().join("trial.toml");
+        std::fs::write(&trial, text).expect("writable");
+        let trial = trial.display().to_string();
+        doorward(&stage, &["check", "--config", &trial])
+    };
+    for (table, key, path) in [
+        ("log", "events", format!("{folder}/nowhere/events.log")),
+        ("log", "events", format!("{folder}/plain/events.log")),
+        ("log", "events", folder.clone()),
+        ("listen", "admin", format!("unix:{folder}/nowhere/admin.sock")),
+    ] {
+        let refused = checked(table, &format!("{key} = \"{path}\""));
+        assert_eq!(refused.status.code(), Some(78), "{path}: {}", err(&refused));
+        assert!(
+            err(&refused).contains(&format!("`{table}.{key}`")) && err(&refused).contains("trial.toml:"),
+            "{}",
+            err(&refused)
+        );
+    }
+    let fine = checked("log", &format!("events = \"{folder}/new.log\""));
+    assert_eq!(fine.status.code(), Some(0), "{}", err(&fine));
+    assert!(!stage.folder.path().join("new.log").exists());
+}
+
+#[test]
 fn exit_statuses_are_0_1_2_69_and_78() {
     let mut stage = stage();
     let code = |output: &Output| output.status.code();
