@@ -468,6 +468,7 @@ impl Roof {
     fn files(&self) -> Vec<PathBuf> {
         let snapshot = self.gateway.snapshot.load();
         let mut files = snapshot.tls.files();
+        files.extend(snapshot.config.signer_keys.iter().cloned());
         files.push(self.path.clone());
         files
     }

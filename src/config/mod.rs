@@ -48,6 +48,8 @@ pub struct Config {
     pub upstreams: Vec<UpstreamSpec>,
     /// `approvals.key`
     pub approvals_key: Located<PathBuf>,
+    /// `approvals.signer.<name>.public_key`; read already, named here for the watch.
+    pub signer_keys: Vec<PathBuf>,
     pub places: Places,
 }
 

@@ -77,6 +77,7 @@ impl Compiler<'_> {
             log_access: file.log.access.span,
             log_events: file.log.events.span,
         };
+        let signer_keys = file.approvals.signer.0.into_iter().filter_map(|entry| Some(entry.table?.public_key?.value)).collect();
         let document = PolicyDocument { id: file.policy.id, version: file.policy.version, contact: file.policy.contact };
         if self.found.iter().any(|finding| finding.severity == super::Severity::Error) {
             return None;
@@ -96,6 +97,7 @@ impl Compiler<'_> {
             client_cas: client_cas?,
             upstreams: upstreams?,
             approvals_key,
+            signer_keys,
             places,
         })
     }

@@ -316,6 +316,7 @@ impl Setup {
             client_cas: self.sets.clone(),
             upstreams: self.upstreams.clone(),
             approvals_key: Located { value: "approvals.key".into(), span: Span::default() },
+            signer_keys: Vec::new(),
             places: Places::default(),
         }
     }
