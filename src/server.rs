@@ -1,6 +1,7 @@
 //! Roof: `prepare` (may fail, touches nothing live) -> `commit` (cannot fail); signals, file watch, drain.
 
 mod check;
+mod expiry;
 mod prepare;
 mod process;
 mod status;
@@ -109,6 +110,7 @@ struct Roof {
     read: Mutex<Prints>,
     /// Overflows of each table when they were last told.
     overflows: [AtomicU64; 4],
+    expiring: Mutex<expiry::Told>,
     started: Now,
     /// Whether stderr is ours to write on.
     process: bool,
@@ -179,6 +181,7 @@ impl Roof {
             retarget: tokio::sync::Notify::new(),
             read: Mutex::new(read),
             overflows: Default::default(),
+            expiring: Mutex::default(),
             started: now,
             process: options.process,
         });
@@ -216,13 +219,17 @@ impl Roof {
             config.policy.sites.iter().flat_map(|site| site.routes.iter()).map(|route| Arc::clone(&route.label)).collect();
         metrics.routes(generation, &labels);
         metrics.forget_files();
-        let now = self.gateway.clock.now().wall;
         for file in tls.expiries() {
             metrics.expiry(file.kind, &file.path.to_string_lossy(), file.until.as_second());
-            let half = file.since + (file.until.duration_since(file.since) / 2);
-            if file.kind == "crl" && now >= half {
-                self.gateway.events.emit(Event::CrlExpiring { path: file.path, at: file.until });
-            }
+        }
+        self.tell_expiring(tls);
+    }
+
+    fn tell_expiring(&self, tls: &TlsState) {
+        let wall = self.gateway.clock.now().wall;
+        let due = self.expiring.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).due(tls.expiries(), wall);
+        for (path, at) in due {
+            self.gateway.events.emit(Event::CrlExpiring { path, at });
         }
     }
 
@@ -362,6 +369,7 @@ impl Roof {
         metrics.table("limits", state.limits.len());
         metrics.table("connections", self.slots.open());
         self.tell_overflows();
+        self.tell_expiring(&self.gateway.snapshot.load().tls);
     }
 
     /// Tells each table that folded or refused keys since the last time.
@@ -462,6 +470,7 @@ impl Roof {
     fn files(&self) -> Vec<PathBuf> {
         let snapshot = self.gateway.snapshot.load();
         let mut files = snapshot.tls.files();
+        files.extend(snapshot.config.signer_keys.iter().cloned());
         files.push(self.path.clone());
         files
     }

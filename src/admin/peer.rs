@@ -10,6 +10,13 @@ pub(super) struct Doorkeeper {
     gid: u32,
 }
 
+/// Who was not let in; `None`: what the kernel says of the peer could not be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stranger {
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+}
+
 /// One peer that was let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Peer {
@@ -26,14 +33,14 @@ impl Doorkeeper {
 
     /// Fails closed: credentials that cannot be read, or of another user and group, are `Err` with what they are. Only the
     /// peer's primary group counts: the kernel vouches for no other.
-    pub(super) fn admit(self, stream: &UnixStream) -> Result<Peer, String> {
-        let peer = stream.peer_cred().map_err(|error| format!("credentials unknown: {error}"))?;
+    pub(super) fn admit(self, stream: &UnixStream) -> Result<Peer, Stranger> {
+        let peer = stream.peer_cred().map_err(|_| Stranger { uid: None, gid: None })?;
         self.judge(&peer)
     }
 
-    fn judge(self, peer: &UCred) -> Result<Peer, String> {
+    fn judge(self, peer: &UCred) -> Result<Peer, Stranger> {
         let (uid, gid) = (peer.uid(), peer.gid());
-        self.lets_in(uid, gid).then_some(Peer { uid }).ok_or_else(|| format!("uid {uid} gid {gid}"))
+        self.lets_in(uid, gid).then_some(Peer { uid }).ok_or(Stranger { uid: Some(uid), gid: Some(gid) })
     }
 
     const fn lets_in(self, uid: u32, gid: u32) -> bool {
@@ -80,6 +87,16 @@ mod tests {
         let peer = door.admit(&one).unwrap();
         assert_eq!(peer.uid, door.uid);
         assert!(peer.name().await.starts_with("uid:"));
+    }
+
+    #[tokio::test]
+    async fn a_stranger_is_told_by_its_numbers() {
+        let (one, _two) = UnixStream::pair().unwrap();
+        let own = one.peer_cred().unwrap();
+        let door = Doorkeeper { uid: own.uid().wrapping_add(1), gid: own.gid().wrapping_add(1) };
+        let refused = door.judge(&own);
+        let stranger = Stranger { uid: Some(own.uid()), gid: Some(own.gid()) };
+        assert!(refused == Err(stranger) || own.uid() == 0, "{refused:?}");
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! The admin socket: bound 0660, peers checked one by one, every connection capped and timed.
 
 use std::io::{Error, ErrorKind, Result};
-use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -14,7 +13,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::peer::{Doorkeeper, Peer};
+use super::peer::{Doorkeeper, Peer, Stranger};
 use super::{Admin, router};
 use crate::events::Event;
 
@@ -52,7 +51,7 @@ pub(super) async fn serve(admin: Admin, socket: UnixListener, stop: Cancellation
             None => break,
             Some(Err(_)) => tokio::time::sleep(ACCEPT_PAUSE).await,
             Some(Ok((stream, _))) => match door.admit(&stream) {
-                Err(who) => admin.events.emit(turned_away(&who)),
+                Err(Stranger { uid, gid }) => admin.events.emit(Event::AdminRefused { uid, gid }),
                 Ok(peer) => {
                     let connection = serve_one(admin.clone(), stream, peer, stop.clone());
                     connections.spawn(async move {
@@ -81,11 +80,6 @@ async fn serve_one(admin: Admin, stream: tokio::net::UnixStream, peer: Peer, sto
         connection.as_mut().graceful_shutdown();
         let _ = connection.await;
     }
-}
-
-/// What the events tell of a peer that was not let in. It has no address, so the loopback stands for "this machine".
-fn turned_away(who: &str) -> Event {
-    Event::ProtocolError { client: IpAddr::V4(Ipv4Addr::LOCALHOST), cause: format!("admin socket: peer {who} is not let in") }
 }
 
 fn remove_stale(path: &Path) -> Result<()> {

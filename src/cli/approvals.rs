@@ -73,8 +73,8 @@ pub(super) struct EndArgs {
     /// The approval's id
     id: String,
     /// Why; it stands in the record and in the events
-    #[arg(long)]
-    reason: Option<String>,
+    #[arg(long, value_parser = reason)]
+    reason: String,
 }
 
 #[derive(Debug, clap::Args)]
@@ -155,7 +155,7 @@ pub(super) fn execute(command: Command, gateway: &Gateway) -> Outcome {
 
 fn end(gateway: &Gateway, args: EndArgs, verb: &str, done: &str) -> Result<(), Failure> {
     let path = format!("/approvals/{}/{verb}", segment(&args.id));
-    let approval: Approval = gateway.post(&path, &EndApproval { reason: args.reason })?;
+    let approval: Approval = gateway.post(&path, &EndApproval { reason: Some(args.reason) })?;
     output::data(&format!("{done} {}", approval.id))
 }
 
@@ -267,6 +267,10 @@ const fn party(party: Party) -> &'static str {
 
 fn kind(text: &str) -> Result<ApprovalKind, String> {
     if text == "bot" { Ok(ApprovalKind::Bot) } else { Err("the only kind is bot".to_owned()) }
+}
+
+fn reason(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() { Err("say why, for whoever reads the record".to_owned()) } else { Ok(text.to_owned()) }
 }
 
 /// A net, or one address.

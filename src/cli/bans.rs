@@ -20,7 +20,7 @@ A key is ADDRESS, PREFIX, account:NAME (stops its logins only) or identity:SET:N
 pub(super) enum Command {
     /// All live bans
     List(output::Format),
-    /// The live bans that cover a key: an address is covered by its prefix's ban too
+    /// The live bans that cover a key: an address is covered by its prefix's ban too; exits with 1 where there is none
     Show {
         /// ADDRESS, PREFIX, account:NAME or identity:SET:NAME
         key: String,
@@ -54,21 +54,33 @@ pub(super) fn execute(command: Command, gateway: &Gateway) -> Outcome {
         Command::Show { key, format } => {
             let query: String = form_urlencoded::Serializer::new(String::new()).append_pair("key", &key).finish();
             let bans: Vec<BanView> = gateway.get(&format!("/bans/show?{query}"))?;
-            if bans.is_empty() && !format.json {
+            if bans.is_empty() {
                 output::message(&format!("{} is not banned", output::printable(&key)));
             }
             show(&bans, format)?;
+            if bans.is_empty() {
+                return Ok(ExitCode::FAILURE);
+            }
         }
         Command::Add { key, length, reason } => {
+            remind(reason.as_deref());
             let ban: BanView = gateway.post("/bans/add", &AddBan { key, length, reason })?;
             output::data(&format!("banned {} {}", printable_key(&ban), until(&ban)))?;
         }
         Command::Lift { key, reason } => {
+            remind(reason.as_deref());
             let ban: BanView = gateway.post("/bans/lift", &LiftBan { key, reason })?;
             output::data(&format!("lifted {}", printable_key(&ban)))?;
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The change is urgent, its record is read later.
+fn remind(reason: Option<&str>) {
+    if reason.is_none_or(|reason| reason.trim().is_empty()) {
+        output::message("no --reason: nobody will know later why this was done");
+    }
 }
 
 fn show(bans: &[BanView], format: output::Format) -> Result<(), super::Failure> {

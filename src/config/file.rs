@@ -26,7 +26,7 @@ table! {
         /// The directory of the embedded store; made 0700 when missing.
         state_dir: Located<PathBuf> = "state",
         /// Threads, each with its own runtime and listener; "auto" is one a core.
-        workers: Workers = "auto",
+        workers: Located<Workers> = "auto",
         /// The written policy that this gateway enforces; it stands in `status` and on every approval.
         policy: PolicyTable = {},
         /// Where the gateway listens, and whom it believes about addresses.
@@ -142,11 +142,11 @@ table! {
     /// Where the access log and the security events go.
     pub struct LogTable {
         /// The access log: "-" for stdout, or a file, reopened on USR1.
-        access: LogTarget = "-",
+        access: Located<LogTarget> = "-",
         /// The access log's format.
         format: LogFormat = "json",
         /// Security events as JSON lines: "-" for stdout, or a file, reopened on USR1.
-        events: LogTarget = "-",
+        events: Located<LogTarget> = "-",
     }
 }
 

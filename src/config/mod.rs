@@ -48,6 +48,19 @@ pub struct Config {
     pub upstreams: Vec<UpstreamSpec>,
     /// `approvals.key`
     pub approvals_key: Located<PathBuf>,
+    /// `approvals.signer.<name>.public_key`; read already, named here for the watch.
+    pub signer_keys: Vec<PathBuf>,
+    pub places: Places,
+}
+
+/// Where the file says what later stages may find fault with; a default is said nowhere.
+#[derive(Clone, Debug, Default)]
+pub struct Places {
+    pub state_dir: Span,
+    pub workers: Span,
+    pub admin: Span,
+    pub log_access: Span,
+    pub log_events: Span,
 }
 
 /// The text that was loaded.
@@ -248,7 +261,7 @@ fn syntax(text: &str, errors: &[toml::de::Error]) -> Vec<Diagnostic> {
     let mut found: Vec<Diagnostic> = Vec::new();
     let mut last_line = None;
     for error in errors {
-        let span = error.span().unwrap_or_default();
+        let Span(span) = within_text(text, error.span().unwrap_or_default());
         let start = text.get(..span.start).and_then(|before| before.rfind('\n')).map_or(0, |newline| newline + 1);
         let line = text.get(start..).and_then(|rest| rest.lines().next()).unwrap_or_default();
         let own = error.message().starts_with("duplicate key") || DeTable::parse(line).is_err();
@@ -258,6 +271,15 @@ fn syntax(text: &str, errors: &[toml::de::Error]) -> Vec<Diagnostic> {
         }
     }
     found
+}
+
+/// What is missed at the end of a text is shown at its last character, not on the empty line behind it.
+fn within_text(text: &str, span: std::ops::Range<usize>) -> Span {
+    let end = text.trim_end().len();
+    match text[..end].char_indices().next_back() {
+        Some((last, _)) if span.start >= end => Span(last..end),
+        _ => Span(span),
+    }
 }
 
 fn read_text(path: &Path) -> Result<String, Diagnostics> {

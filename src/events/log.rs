@@ -107,7 +107,8 @@ impl Writer {
             Event::ConnectionRefused { .. }
             | Event::ProtocolError { .. }
             | Event::HandshakeFailed { .. }
-            | Event::LimitShadowed { .. } => Lane::Door,
+            | Event::LimitShadowed { .. }
+            | Event::AdminRefused { .. } => Lane::Door,
             _ => Lane::Security,
         };
         self.offer(lane, Message::Event { event: Box::new(event), at, lane });

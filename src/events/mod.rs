@@ -55,6 +55,11 @@ pub enum Event {
         client: IpAddr,
         cause: String,
     },
+    /// A peer at the operators' socket that may not come in; `None`: its credentials could not be read.
+    AdminRefused {
+        uid: Option<u32>,
+        gid: Option<u32>,
+    },
     /// The listener could not accept, and pauses.
     AcceptFailed {
         error: String,
@@ -129,11 +134,6 @@ pub enum Event {
         generation: u64,
         errors: Vec<String>,
     },
-    /// A watched file could not be read or parsed; the old one lives on.
-    FileKept {
-        path: PathBuf,
-        error: String,
-    },
     CrlExpiring {
         path: PathBuf,
         at: Timestamp,
@@ -180,12 +180,10 @@ pub enum ConnectionCause {
     TooManyHandshakes,
     ProxyHeaderMissing,
     ProxyHeaderMalformed,
-    ProxyHeaderForbidden,
     ProxyHeaderTimeout,
     HandshakeTimeout,
     UnknownServerName,
     IdleTimeout,
-    Draining,
 }
 
 /// One request, told once. Only what is listed here can ever be logged.
@@ -393,7 +391,7 @@ impl GuessScope {
 
 impl ConnectionCause {
     /// Every cause, in the order of declaration.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 11] = [
         Self::Banned,
         Self::TooManyConnections,
         Self::Shed,
@@ -401,12 +399,10 @@ impl ConnectionCause {
         Self::TooManyHandshakes,
         Self::ProxyHeaderMissing,
         Self::ProxyHeaderMalformed,
-        Self::ProxyHeaderForbidden,
         Self::ProxyHeaderTimeout,
         Self::HandshakeTimeout,
         Self::UnknownServerName,
         Self::IdleTimeout,
-        Self::Draining,
     ];
 
     pub const fn as_str(self) -> &'static str {
@@ -418,12 +414,10 @@ impl ConnectionCause {
             Self::TooManyHandshakes => "too-many-handshakes",
             Self::ProxyHeaderMissing => "proxy-header-missing",
             Self::ProxyHeaderMalformed => "proxy-header-malformed",
-            Self::ProxyHeaderForbidden => "proxy-header-forbidden",
             Self::ProxyHeaderTimeout => "proxy-header-timeout",
             Self::HandshakeTimeout => "handshake-timeout",
             Self::UnknownServerName => "unknown-server-name",
             Self::IdleTimeout => "idle-timeout",
-            Self::Draining => "draining",
         }
     }
 
@@ -432,7 +426,7 @@ impl ConnectionCause {
         match self {
             Self::Banned => &["O11", "O16"],
             Self::HandshakeTimeout | Self::UnknownServerName => &["C2"],
-            Self::IdleTimeout | Self::Draining => &[],
+            Self::IdleTimeout => &[],
             _ => &["O16"],
         }
     }

@@ -91,6 +91,10 @@ impl Event {
                 .clauses(&["C9", "O5"])
                 .shown("client", client)
                 .text("cause", cause),
+            Self::AdminRefused { uid, gid } => Telling::new("admin.refused", Warning, Count::Nothing)
+                .clauses(&["O5"])
+                .maybe_number("uid", uid.map(u64::from))
+                .maybe_number("gid", gid.map(u64::from)),
             Self::AcceptFailed { error, pause } => Telling::new("accept.failed", Error, Count::AcceptFailed)
                 .clauses(&["O16"])
                 .text("error", error)
@@ -174,9 +178,6 @@ impl Event {
                 .clauses(&["O14"])
                 .number("generation", *generation)
                 .texts("errors", errors),
-            Self::FileKept { path, error } => {
-                Telling::new("file.kept", Error, Count::ReloadFailed).clauses(&["O14"]).path("path", path).text("error", error)
-            }
             Self::CrlExpiring { path, at } => {
                 Telling::new("crl.expiring", Warning, Count::Nothing).clauses(&["C7"]).path("path", path).time("at", *at)
             }
@@ -248,6 +249,13 @@ impl<'a> Telling<'a> {
     fn maybe_text(self, key: &'static str, value: Option<&'a str>) -> Self {
         match value {
             Some(value) => self.text(key, value),
+            None => self,
+        }
+    }
+
+    fn maybe_number(self, key: &'static str, value: Option<u64>) -> Self {
+        match value {
+            Some(value) => self.number(key, value),
             None => self,
         }
     }

@@ -88,16 +88,16 @@ pub(super) fn wanted(config: &Config) -> impl Iterator<Item = (&Located<SocketAd
 /// What a running gateway cannot take over.
 fn needs_restart(live: &Config, new: &Config) -> Vec<Diagnostic> {
     let changed = [
-        ("workers", live.workers != new.workers),
-        ("state_dir", live.state_dir != new.state_dir),
-        ("listen.admin", live.listen.admin != new.listen.admin),
-        ("approvals.key", live.approvals_key.value != new.approvals_key.value),
+        ("workers", live.workers != new.workers, &new.places.workers),
+        ("state_dir", live.state_dir != new.state_dir, &new.places.state_dir),
+        ("listen.admin", live.listen.admin != new.listen.admin, &new.places.admin),
+        ("approvals.key", live.approvals_key.value != new.approvals_key.value, &new.approvals_key.span),
     ];
     changed
         .into_iter()
-        .filter(|(_, differs)| *differs)
-        .map(|(key, _)| {
-            Diagnostic::error(format!("`{key}` cannot change while the gateway runs"), &config::Span::default())
+        .filter(|(_, differs, _)| *differs)
+        .map(|(key, _, span)| {
+            Diagnostic::error(format!("`{key}` cannot change while the gateway runs"), span)
                 .help("restart the gateway to take it over, or set it back")
         })
         .collect()
@@ -105,14 +105,15 @@ fn needs_restart(live: &Config, new: &Config) -> Vec<Diagnostic> {
 
 /// Log files that could not be opened, found before anything is swapped.
 fn probe_logs(config: &Config) -> Vec<Diagnostic> {
-    let targets = [("log.access", &config.log.access), ("log.events", &config.log.events)];
+    let (log, places) = (&config.log, &config.places);
+    let targets = [("log.access", &log.access, &places.log_access), ("log.events", &log.events, &places.log_events)];
     targets
         .into_iter()
-        .filter_map(|(key, target)| {
+        .filter_map(|(key, target, span)| {
             let config::LogTarget::File(path) = target else { return None };
             let error = crate::events::probe(path).err()?;
             let message = format!("`{key}`: {error}");
-            Some(Diagnostic::error(message, &config::Span::default()).help("make its folder writable for the gateway"))
+            Some(Diagnostic::error(message, span).help("make its folder writable for the gateway"))
         })
         .collect()
 }

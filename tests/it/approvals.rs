@@ -303,6 +303,9 @@ fn an_approval_whose_signer_left_is_suspended_and_check_says_so_beforehand() {
         assert_eq!(visit(&stage, &token).await, "403 approval-revoked", "somebody must bring it back");
         let again = told(&stage, &["approvals", "activate", &id]);
         assert_eq!(visit(&stage, &again).await, "200");
+        std::fs::copy(&other, cert(&stage, "alice.pub")).unwrap();
+        event(&mut stage, &["approval.changed", &id, "suspended"]).await;
+        assert_eq!(visit(&stage, &again).await, "403 approval-revoked", "the key's file is watched");
     });
 }
 

@@ -86,7 +86,11 @@ fn bans_are_added_listed_shown_and_lifted_by_address_prefix_account_and_identity
     ] {
         let added = doorward(&stage, &[&["bans", "add", key][..], extra].concat());
         assert!(added.status.success(), "{key}: {}", err(&added));
-        assert!(out(&added).starts_with("banned ") && err(&added).is_empty(), "{key}: {}", out(&added));
+        assert!(
+            out(&added).starts_with("banned ") && err(&added).is_empty() == extra.contains(&"--reason"),
+            "{key}: {}",
+            out(&added)
+        );
     }
     let bans = json(&stage, &["bans", "list", "--json"]);
     assert_eq!(keys(&bans[0]), ["by", "count", "failures", "key", "reason", "since", "until"]);
@@ -103,7 +107,7 @@ fn bans_are_added_listed_shown_and_lifted_by_address_prefix_account_and_identity
     let covered = json(&stage, &["bans", "show", "198.51.100.9", "--json"]);
     assert_eq!(covered[0]["key"], "198.51.100.0/24", "an address is covered by its prefix");
     let free = doorward(&stage, &["bans", "show", "192.0.2.1"]);
-    assert_eq!((out(&free).as_str(), free.status.code()), ("", Some(0)));
+    assert_eq!((out(&free).as_str(), free.status.code()), ("", Some(1)));
     assert!(err(&free).contains("192.0.2.1 is not banned"), "{}", err(&free));
 
     for key in listed {
@@ -282,7 +286,11 @@ fn check_beside_a_live_gateway_is_fine_and_creates_nothing_anywhere() {
     assert_eq!(keys(&checked), ["diagnostics", "file", "ok"]);
     assert_eq!(checked["ok"], true);
     assert!(inventory(stage.folder.path()) == before, "check changed something beside the gateway");
-    told(&stage, &["bans", "lift", "203.0.113.7"]);
+    let lifted = doorward(&stage, &["bans", "lift", "203.0.113.7"]);
+    assert!(lifted.status.success() && err(&lifted).contains("--reason"), "a lift without a reason is warned of: {lifted:?}");
+    let shown = doorward(&stage, &["bans", "show", "203.0.113.7"]);
+    assert_eq!((shown.status.code(), out(&shown).as_str()), (Some(1), ""));
+    assert!(err(&shown).contains("is not banned"), "{}", err(&shown));
 
     stage.close().expect("it ends well");
     std::fs::remove_dir_all(stage.folder.path().join("state")).expect("removable");
@@ -303,11 +311,49 @@ fn check_beside_a_live_gateway_is_fine_and_creates_nothing_anywhere() {
 }
 
 #[test]
+fn check_looks_where_logs_and_the_admin_socket_would_be_and_makes_neither() {
+    let stage = stage();
+    let good = std::fs::read_to_string(&stage.config).expect("a config");
+    let folder = stage.folder.path().display().to_string();
+    std::fs::write(stage.folder.path().join("plain"), "no folder").expect("writable");
+    let events = good.lines().find(|line| line.starts_with("events = ")).expect("a log").to_owned();
+    let checked = |table: &str, line: &str| {
+        let text = match table {
+            "log" => good.replace(&events, line),
+            _ => good.replace("[listen]\n", &format!("[listen]\n{line}\n")),
+        };
+        let trial = stage.folder.path().join("trial.toml");
+        std::fs::write(&trial, text).expect("writable");
+        let trial = trial.display().to_string();
+        doorward(&stage, &["check", "--config", &trial])
+    };
+    for (table, key, path) in [
+        ("log", "events", format!("{folder}/nowhere/events.log")),
+        ("log", "events", format!("{folder}/plain/events.log")),
+        ("log", "events", folder.clone()),
+        ("listen", "admin", format!("unix:{folder}/nowhere/admin.sock")),
+    ] {
+        let refused = checked(table, &format!("{key} = \"{path}\""));
+        assert_eq!(refused.status.code(), Some(78), "{path}: {}", err(&refused));
+        assert!(
+            err(&refused).contains(&format!("`{table}.{key}`")) && err(&refused).contains("trial.toml:"),
+            "{}",
+            err(&refused)
+        );
+    }
+    let fine = checked("log", &format!("events = \"{folder}/new.log\""));
+    assert_eq!(fine.status.code(), Some(0), "{}", err(&fine));
+    assert!(!stage.folder.path().join("new.log").exists());
+}
+
+#[test]
 fn exit_statuses_are_0_1_2_69_and_78() {
     let mut stage = stage();
     let code = |output: &Output| output.status.code();
     for usage in
         [&[][..], &["eat"], &["bans"], &["bans", "add"], &["status", "--jsno"], &["bans", "add", "192.0.2.1", "--for", "soon"]]
+            .into_iter()
+            .chain([&["approvals", "revoke", "x"][..], &["approvals", "suspend", "x", "--reason", " "]])
     {
         let output = doorward(&stage, usage);
         assert_eq!((code(&output), out(&output).as_str()), (Some(2), ""), "{usage:?}");

@@ -363,6 +363,7 @@ fn what_needs_a_restart_is_refused_and_named() {
         let said = String::from_utf8_lossy(&refused.stderr).into_owned();
         assert_eq!(refused.status.code(), Some(78), "{key}: {said}");
         assert!(said.contains(&format!("`{key}`")) && said.contains("restart"), "{key}: {said}");
+        assert!(said.contains("doorward.toml:") && said.contains('^'), "{key} has a place: {said}");
         assert!(!stage.folder.path().join("state2").exists(), "nothing was made for it");
     }
     std::fs::write(&stage.config, good).expect("writable");

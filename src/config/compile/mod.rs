@@ -17,7 +17,7 @@ use crate::policy::{Policy, PolicyDocument};
 use super::diagnostic::{Diagnostic, Located, Span};
 use super::file::File;
 use super::read::{Broken, Named, Reader, Shown, with_computed};
-use super::{Caps, Config, Deadlines, Source, suggest};
+use super::{Caps, Config, Deadlines, Places, Source, suggest};
 
 /// One compilation: gathers what is wrong.
 pub struct Compiler<'s> {
@@ -70,6 +70,14 @@ impl Compiler<'_> {
             idle: file.deadlines.idle.0,
             drain: file.deadlines.drain.0,
         };
+        let places = Places {
+            state_dir: file.state_dir.span,
+            workers: file.workers.span,
+            admin: file.listen.admin.map_or_else(Span::default, |admin| admin.span),
+            log_access: file.log.access.span,
+            log_events: file.log.events.span,
+        };
+        let signer_keys = file.approvals.signer.0.into_iter().filter_map(|entry| Some(entry.table?.public_key?.value)).collect();
         let document = PolicyDocument { id: file.policy.id, version: file.policy.version, contact: file.policy.contact };
         if self.found.iter().any(|finding| finding.severity == super::Severity::Error) {
             return None;
@@ -79,16 +87,18 @@ impl Compiler<'_> {
             source: Arc::clone(source),
             policy: Arc::new(policy),
             state_dir: file.state_dir.value,
-            workers: file.workers.0.unwrap_or_else(one_a_core),
+            workers: file.workers.value.0.unwrap_or_else(one_a_core),
             listen,
             ipv6_prefix,
             caps,
             deadlines,
-            log: super::Log { access: file.log.access, format: file.log.format, events: file.log.events },
+            log: super::Log { access: file.log.access.value, format: file.log.format, events: file.log.events.value },
             tls: tls?,
             client_cas: client_cas?,
             upstreams: upstreams?,
             approvals_key,
+            signer_keys,
+            places,
         })
     }
 

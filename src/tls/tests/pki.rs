@@ -14,8 +14,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::clock::Now;
 use crate::config::{
-    Caps, CertificateFiles, ClientCa, Config, Deadlines, Diagnostic, Listen, Located, Log, LogFormat, LogTarget, PlainHttp,
-    ServerScheme, ServerUrl, Source, Span, Tls, TlsVersion, UpstreamSpec, UpstreamTimeouts,
+    Caps, CertificateFiles, ClientCa, Config, Deadlines, Diagnostic, Listen, Located, Log, LogFormat, LogTarget, Places,
+    PlainHttp, ServerScheme, ServerUrl, Source, Span, Tls, TlsVersion, UpstreamSpec, UpstreamTimeouts,
 };
 use crate::net::Nets;
 use crate::policy::approval::ApprovalRules;
@@ -316,6 +316,8 @@ impl Setup {
             client_cas: self.sets.clone(),
             upstreams: self.upstreams.clone(),
             approvals_key: Located { value: "approvals.key".into(), span: Span::default() },
+            signer_keys: Vec::new(),
+            places: Places::default(),
         }
     }
 
