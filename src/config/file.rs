@@ -129,7 +129,7 @@ table! {
         handshake: Period = "10s",
         /// For the whole head of a request.
         head: Period = "10s",
-        /// For progress in a body.
+        /// For progress in a body: of a request's, 256 bytes or its end.
         body: Period = "30s",
         /// Between the requests of a connection.
         idle: Period = "75s",

@@ -32,11 +32,15 @@ const TUNNEL_IDLE: Duration = Duration::from_secs(60 * 60);
 /// How long both sides may take to turn their connections into a tunnel after the 101.
 const TUNNEL_START: Duration = Duration::from_secs(30);
 
+/// Bytes of a client's body within each of its deadlines, unless it ends: a byte now and then is no progress. An upload over
+/// the slowest line brings more.
+const LEAST_PROGRESS: u64 = 256;
+
 /// Limits of one forward.
 pub struct Terms {
     /// Bytes of request body.
     pub body: u64,
-    /// Without progress.
+    /// Of waiting without [`LEAST_PROGRESS`].
     pub body_stall: Duration,
     /// Of the client's connection; a tunnel is given an hour at least.
     pub idle: Duration,
@@ -60,7 +64,7 @@ pub async fn send(
     exchange(&worker.pool, upstream, request, client_upgrade, &terms).await
 }
 
-/// The client's body with its cap and its stall deadline, trailers dropped.
+/// The client's body with its cap and its deadline for progress, trailers dropped.
 ///
 /// Fails closed: the byte that is over the cap, and what follows it, is never passed on.
 pub fn request_body(body: impl Into<Inbound>, terms: &Terms) -> Body {
@@ -68,7 +72,7 @@ pub fn request_body(body: impl Into<Inbound>, terms: &Terms) -> Body {
     if body.is_end_stream() {
         return empty();
     }
-    ClientBody { body, left: terms.body, gap: Gap::new(terms.body_stall), over: false }.boxed_unsync()
+    ClientBody { body, left: terms.body, gap: Gap::new(terms.body_stall, LEAST_PROGRESS), over: false }.boxed_unsync()
 }
 
 async fn exchange(
@@ -123,7 +127,7 @@ fn response_body(body: Incoming, mut guard: Outstanding, gap: Duration) -> Body 
         guard.ended();
         return empty();
     }
-    ServerBody { body, guard: Some(guard), gap: Gap::new(gap) }.boxed_unsync()
+    ServerBody { body, guard: Some(guard), gap: Gap::new(gap, 0) }.boxed_unsync()
 }
 
 fn empty() -> Body {
@@ -147,35 +151,54 @@ struct ServerBody {
     gap: Gap,
 }
 
-/// A deadline for the next frame; it runs only while somebody waits for one.
+/// A deadline for progress; it runs only while somebody waits for a frame.
 struct Gap {
     limit: Duration,
+    /// Bytes that count as progress; fewer leave the deadline where it was.
+    least: u64,
+    /// What is left of the deadline, and what came within it.
+    left: Duration,
+    came: u64,
     sleep: Option<Pin<Box<Sleep>>>,
-    waiting: bool,
+    since: Option<Instant>,
 }
 
 impl Gap {
-    fn new(limit: Duration) -> Self {
-        Self { limit, sleep: None, waiting: false }
+    fn new(limit: Duration, least: u64) -> Self {
+        Self { limit, least, left: limit, came: 0, sleep: None, since: None }
     }
 
-    fn poll<F>(
+    fn poll(
         &mut self,
-        polled: Poll<Option<Result<F, hyper::Error>>>,
+        polled: Poll<Option<Result<Frame<Bytes>, hyper::Error>>>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<F, BodyError>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if let Poll::Ready(frame) = polled {
-            self.waiting = false;
+            if let Some(Ok(frame)) = &frame {
+                self.came += frame.data_ref().map_or(0, |data| data.len() as u64);
+            }
+            self.waited();
             return Poll::Ready(frame.map(|frame| frame.map_err(|error| BodyError::Peer(error.to_string()))));
         }
-        let limit = self.limit;
-        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
-        if !self.waiting {
-            self.waiting = true;
-            sleep.as_mut().reset(Instant::now() + limit);
+        let left = self.left;
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(left)));
+        if self.since.is_none() {
+            let now = Instant::now();
+            self.since = Some(now);
+            sleep.as_mut().reset(now + left);
         }
         ready!(sleep.as_mut().poll(cx));
         Poll::Ready(Some(Err(BodyError::Stalled)))
+    }
+
+    fn waited(&mut self) {
+        let since = self.since.take();
+        if self.came >= self.least {
+            self.left = self.limit;
+            self.came = 0;
+        } else if let Some(since) = since {
+            self.left = self.left.saturating_sub(since.elapsed());
+        }
     }
 }
 

@@ -30,14 +30,14 @@ const CRL_CLOCK_SKEW: SignedDuration = SignedDuration::from_mins(5);
 /// How long "does not hold" may be kept: time can heal a certificate that is not valid yet.
 const REFUSAL_KEPT: Duration = Duration::from_secs(60);
 
+/// The intermediates of a verified path, as [`Identity::path`] holds them.
+type Between = Arc<[Vec<u8>]>;
+
 /// The CA sets that may vouch on one site, in the config's order.
 pub(super) struct Judge {
     pub sets: Vec<Arc<CaSet>>,
     pub algorithms: WebPkiSupportedAlgorithms,
 }
-
-/// The verified path between leaf and root, leaf's issuer first, each in DER.
-type Intermediates = Arc<[Vec<u8>]>;
 
 impl Judge {
     /// Judges a presented chain, leaf first. Fails closed: a certificate holds only if one set vouches for all of it: path,
@@ -82,7 +82,7 @@ impl Judge {
         leaf: &EndEntityCert<'_>,
         intermediates: &[CertificateDer<'_>],
         wall: Timestamp,
-    ) -> Result<(Timestamp, Intermediates), CertCause> {
+    ) -> Result<(Timestamp, Between), CertCause> {
         let in_force = wall.saturating_add(CRL_CLOCK_SKEW).unwrap_or(Timestamp::MAX);
         let crls: Vec<_> =
             view.crls.iter().filter_map(|&index| set.crls.get(index)).filter(|crl| crl.this_update <= in_force).collect();
@@ -186,7 +186,7 @@ fn path_end(set: &CaSet, view: &View, path: &VerifiedPath<'_>, wall: Timestamp) 
 }
 
 /// Whom a verified leaf names, by the rules of the set that vouches for it. Fails closed.
-fn identity(set: &CaSet, leaf_der: &CertificateDer<'_>, path: Arc<[Vec<u8>]>) -> Result<Identity, CertCause> {
+fn identity(set: &CaSet, leaf_der: &CertificateDer<'_>, path: Between) -> Result<Identity, CertCause> {
     let (_, leaf) = X509Certificate::from_der(leaf_der).map_err(|_| CertCause::Malformed)?;
     // webpki asks for it only where the extension is present
     let usage = leaf.extended_key_usage().map_err(|_| CertCause::Malformed)?;

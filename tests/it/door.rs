@@ -112,17 +112,29 @@ fn a_body_that_stalls_is_cut_and_one_that_is_only_slow_is_not() {
         };
         let slow = async {
             let mut stream = caller.shake().await.expect("a handshake");
-            let head = b"POST /echo HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 10\r\n\r\n";
+            let head = b"POST /echo HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 2560\r\n\r\n";
             stream.write_all(head).await.expect("a reader");
-            // Ten signs of life: longer than the deadline in all, within it each.
-            for byte in b"abcdefghij" {
+            // Ten pieces: longer than the deadline in all, within it each.
+            for letter in b'a'..=b'j' {
                 tokio::time::sleep(PACE).await;
-                stream.write_all(&[*byte]).await.expect("a reader");
+                stream.write_all(&[letter; 256]).await.expect("a reader");
             }
             let answer = String::from_utf8_lossy(&let_go(&mut stream).await).into_owned();
-            assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains(r#""body_bytes":10"#), "{answer}");
+            assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains(r#""body_bytes":2560"#), "{answer}");
         };
-        tokio::join!(stalled, slow);
+        let trickling = async {
+            let mut stream = caller.shake().await.expect("a handshake");
+            let head = b"POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2560\r\n\r\n";
+            stream.write_all(head).await.expect("a reader");
+            // The gateway may have hung up already.
+            for _ in 0..10 {
+                tokio::time::sleep(PACE).await;
+                let _ = stream.write_all(b"a").await;
+            }
+            let answer = String::from_utf8_lossy(&let_go(&mut stream).await).into_owned();
+            assert!(!answer.starts_with("HTTP/1.1 2"), "ten bytes are no progress: {answer}");
+        };
+        tokio::join!(stalled, slow, trickling);
     });
 }
 

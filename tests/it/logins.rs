@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use crate::support::caller::Caller;
 use crate::support::upstream::{OK, Toy, hear};
 use crate::support::{
     ACCOUNT, Answer, BASE, LOGIN, OPEN_SITE, Stage, Visitor, browser, credentials, doorward, event, form, open, run, told,
@@ -25,6 +26,41 @@ fn of_a_thousand_parallel_guesses_exactly_the_budget_reaches_a_slow_portal() {
         assert_eq!((refused, statuses.get(&303)), (995, Some(&5)), "{statuses:?}");
         assert_eq!(Visitor::new(&stage, [1, 1]).get("/").await.unwrap().told(), "403 banned");
         assert_eq!(went(&Visitor::new(&stage, [1, 2]).sign_in(ACCOUNT.0, ACCOUNT.1).await.unwrap()), "/home");
+    });
+}
+
+#[test]
+fn trap_unbounded_buffering_a_client_has_64_login_bodies_under_way_and_what_is_refused_is_no_failure() {
+    let stage = open(&site("[caps]\nhandshakes_per_client = \"5000/s\"\n").replace("body = \"2s\"", "body = \"60s\""));
+    run(async {
+        let caller = Caller::new(&stage, [1, 1]);
+        let head = "POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\n\
+                    Content-Length: 30\r\nExpect: 100-continue\r\n\r\n";
+        let mut held = Vec::new();
+        for _ in 0..64 {
+            let mut stream = caller.shake().await.unwrap();
+            stream.write_all(head.as_bytes()).await.unwrap();
+            let mut going_on = [0; 25];
+            stream.read_exact(&mut going_on).await.unwrap();
+            assert_eq!(&going_on, b"HTTP/1.1 100 Continue\r\n\r\n", "its body is being read");
+            held.push(stream);
+        }
+        let visitor = Visitor::new(&stage, [1, 1]);
+        for _ in 0..10 {
+            let refused = visitor.sign_in(ACCOUNT.0, WRONG).await.unwrap();
+            assert_eq!((refused.told().as_str(), refused.header("retry-after")), ("429 too-many-attempts", "1"));
+        }
+        assert_eq!(went(&Visitor::new(&stage, [1, 2]).sign_in(ACCOUNT.0, ACCOUNT.1).await.unwrap()), "/home");
+        assert_eq!(attempts(&stage), 1, "nothing of it reached the portal");
+        drop(held);
+        let free = loop {
+            let answer = visitor.sign_in(ACCOUNT.0, ACCOUNT.1).await.unwrap();
+            if answer.status != 429 {
+                break answer;
+            }
+        };
+        assert_eq!(went(&free), "/home");
+        assert_eq!(told(&stage, &["bans", "list", "--json"]), "[]");
     });
 }
 

@@ -302,6 +302,10 @@ fn an_intermediate_of_unknown_status_vouches_for_nobody_until_its_own_list_is_th
         assert_eq!(answer.told(), "200");
         assert_eq!(seen(&answer, "doorward-identity"), ["acme:urn:acme:middle"]);
         assert_eq!(seen(&answer, "client-cert-chain"), [format!(":{}:", pem_body(&middle.certificate_pem))]);
+        let other = stage.pki.acme.intermediate("Acme other", &usages).expect("an issuer");
+        let padded = format!("{}{}", leaf.chain_pem, other.certificate_pem);
+        let answer = Caller::new(&stage, [1, 1]).showing(&padded, &leaf.key_pem).get("/api/echo").await;
+        assert_eq!(seen(&answer, "client-cert-chain"), [format!(":{}:", pem_body(&middle.certificate_pem))], "the path alone");
         let revoked = middle.issue(&client("urn:acme:middle", 81)).expect("a leaf");
         assert_eq!(Caller::new(&stage, [1, 1]).leaf(&revoked).get("/api/echo").await.told(), "403 revoked");
     });
