@@ -17,14 +17,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Admin, Control, TakenOver};
 use crate::clock::{Clock, Now};
 use crate::config::{Config, Diagnostics, Severity};
 use crate::events::{Event, Events};
-use crate::gateway::inspect::Bots;
 use crate::gateway::listener::{ListenerKind, Slots, Sockets};
 use crate::gateway::{Gateway, Snapshot, State};
 use crate::state::accounts::Successes;
@@ -152,20 +150,14 @@ impl Roof {
         let slots = Slots::new(&config.caps, config.deadlines.handshake);
         let descriptors = rlimit::Resource::NOFILE.get_soft().unwrap_or(u64::MAX);
         let slots = Arc::new(slots.within_descriptors(descriptors));
-        let gateway = Arc::new(Gateway {
-            snapshot: ArcSwap::from_pointee(Snapshot {
-                generation: 0,
-                policy: Arc::clone(&config.policy),
-                tls: Arc::clone(&prepared.tls),
-                upstreams: prepared.upstreams.clone(),
-                config: Arc::clone(&config),
-            }),
-            state,
-            events,
-            clock,
-            bots: Bots::new(),
-            readers: Arc::default(),
-        });
+        let snapshot = Snapshot {
+            generation: 0,
+            policy: Arc::clone(&config.policy),
+            tls: Arc::clone(&prepared.tls),
+            upstreams: prepared.upstreams.clone(),
+            config: Arc::clone(&config),
+        };
+        let gateway = Arc::new(Gateway::new(snapshot, state, events, clock));
         let crew = Crew::start(config.workers, &gateway, &slots).map_err(io_error("worker"))?;
         let roof = Arc::new(Self {
             path: path.to_path_buf(),

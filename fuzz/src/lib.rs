@@ -9,16 +9,13 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use doorward::cli::demo::stage::Pki;
 use doorward::clock::Clock;
 use doorward::config::{self, Config};
 use doorward::events::Events;
-use doorward::gateway::inspect::Bots;
 use doorward::gateway::{Connection, Gateway, Snapshot, State, Worker, listener};
 use doorward::net::ClientAddr;
 use doorward::policy::CanonicalPath;
-use doorward::policy::route::Sni;
 use doorward::state::accounts::Successes;
 use doorward::state::approvals::{Approvals, TokenKey};
 use doorward::state::bans::BanTable;
@@ -137,8 +134,7 @@ fn worker(config: Arc<Config>) -> Arc<Worker> {
         Err(found) => panic!("{} errors of TLS", found.len()),
     };
     let upstreams = Upstreams::new(events.clone()).prepare(&config.upstreams, tls.upstream_clients());
-    let snapshot = ArcSwap::from_pointee(Snapshot { generation: 1, policy, tls, upstreams, config });
-    let gateway = Arc::new(Gateway { snapshot, state, events, clock, bots: Bots::new() });
+    let gateway = Arc::new(Gateway::new(Snapshot { generation: 1, policy, tls, upstreams, config }, state, events, clock));
     Arc::new(Worker { id: 0, gateway, pool: Pool::new() })
 }
 
@@ -147,7 +143,7 @@ async fn serve(worker: Arc<Worker>, stream: DuplexStream, h2: bool) {
     let connection = Arc::new(Connection {
         peer: client.ip,
         client,
-        sni: Sni::Site(doorward::policy::SiteId(0)),
+        server_name: Some("localhost".to_owned()),
         chain: Vec::new(),
         tls: "TLSv1.3",
         verdict: Mutex::new(None),

@@ -69,8 +69,8 @@ pub struct Gateway {
     pub state: State,
     pub events: Events,
     pub clock: Clock,
-    pub bots: Bots,
-    pub readers: Arc<Readers>,
+    bots: Bots,
+    readers: Arc<Readers>,
 }
 
 /// What one worker owns.
@@ -103,6 +103,14 @@ pub struct Connection {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a banned client is not answered")]
 pub struct Dropped;
+
+impl Gateway {
+    /// The door on its first snapshot.
+    pub fn new(snapshot: Snapshot, state: State, events: Events, clock: Clock) -> Self {
+        let snapshot = ArcSwap::from_pointee(snapshot);
+        Self { snapshot, state, events, clock, bots: Bots::new(), readers: Arc::default() }
+    }
+}
 
 impl Worker {
     /// One request: every refusal becomes its answer, and exactly one record is told, also when the client leaves.
