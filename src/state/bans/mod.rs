@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
+use foldhash::quality::RandomState;
 use ipnet::IpNet;
 use jiff::Timestamp;
 
@@ -45,13 +46,16 @@ const BY_GUESSES: &str = "guesses";
 /// `by` of a ban of `bans.always`.
 const BY_CONFIG: &str = "config";
 
+/// Keyed by a random seed of its own: an entry costs its client a spent budget, and a lookup should cost no more than memory.
+type ByNet = DashMap<IpNet, Live, RandomState>;
+
 pub struct BanTable {
     store: Arc<dyn Store>,
     rules: ArcSwap<BanRules>,
     /// Whether any net is banned at all: most gateways answer every lookup from this alone.
     any_net: AtomicBool,
-    clients: DashMap<IpNet, Live>,
-    wide: DashMap<IpNet, Live>,
+    clients: ByNet,
+    wide: ByNet,
     lengths: SharedLengths,
     identities: DashMap<Name, Live>,
     accounts: DashMap<Name, Live>,
@@ -76,8 +80,8 @@ impl BanTable {
         let table = Self {
             rules: ArcSwap::from_pointee(rules.clone()),
             any_net: AtomicBool::new(false),
-            clients: DashMap::with_shard_amount(SHARDS),
-            wide: DashMap::new(),
+            clients: ByNet::with_hasher_and_shard_amount(RandomState::default(), SHARDS),
+            wide: ByNet::default(),
             lengths: SharedLengths::default(),
             identities: DashMap::new(),
             accounts: DashMap::new(),
@@ -288,7 +292,7 @@ impl BanTable {
     }
 
     /// The table that a net is in. Wide nets stand apart: there are few, so that asking for them costs no cold memory.
-    fn of_length(&self, net: &IpNet) -> &DashMap<IpNet, Live> {
+    fn of_length(&self, net: &IpNet) -> &ByNet {
         if is_narrow(net) { &self.clients } else { &self.wide }
     }
 
