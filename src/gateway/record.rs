@@ -57,6 +57,8 @@ impl Recorder {
         let path = request.uri().path();
         let addresses = [from.client.ip, from.peer];
         let record = RequestRecord {
+            // Until the request's own is read: who refuses it before that can still be found by site.
+            host: from.server_name.clone().unwrap_or_default(),
             method: request.method().clone(),
             path: path.get(..MAX_TEXT).unwrap_or(path).to_owned(),
             tls: Some(from.tls),
