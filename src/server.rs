@@ -37,7 +37,7 @@ use crate::upstream::{Upstream, Upstreams};
 
 pub use check::check;
 use prepare::{Prepared, wanted};
-use process::{announce, watch_signals};
+use process::{announce, say_on_stderr, watch_signals};
 use watch::{Prints, Watch};
 use workers::Crew;
 
@@ -84,6 +84,7 @@ pub enum StartError {
 /// Runs the gateway until it is told to stop. Blocks.
 pub fn run(path: &Path, options: Options) -> Result<(), StartError> {
     if options.process {
+        say_on_stderr();
         // A refusal leaves the limit as it was; `accept` backs off when it is reached.
         let _ = rlimit::increase_nofile_limit(u64::MAX);
     }
