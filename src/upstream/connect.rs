@@ -28,6 +28,11 @@ const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
 const PING_EVERY: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Of an answer, read at once: hyper would read 400 KiB ahead of a client that takes nothing. Heads are no longer either.
+const MAX_READ: usize = 32 * 1024;
+/// Of answers over HTTP/2 that wait for their clients: of one, and of a connection.
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 /// Bytes of an HTTP/2 response head.
 const MAX_HEAD: u32 = 64 * 1024;
 
@@ -140,7 +145,8 @@ async fn tcp(server: &Server, limit: Duration) -> Result<TcpStream, String> {
 }
 
 async fn h1<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(io: T, seat: Option<Arc<Seat>>) -> Result<Wire, String> {
-    let (sender, connection) = http1::Builder::new().handshake(TokioIo::new(io)).await.map_err(|error| explain(&error))?;
+    let (sender, connection) =
+        http1::Builder::new().max_buf_size(MAX_READ).handshake(TokioIo::new(io)).await.map_err(|error| explain(&error))?;
     tokio::spawn(async move {
         if let Err(error) = connection.with_upgrades().await {
             tracing::debug!(%error, "upstream connection ended");
@@ -156,6 +162,8 @@ async fn h2<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(io: T, seat: Opt
         .timer(TokioTimer::new())
         .keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PING_TIMEOUT)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(MAX_HEAD);
     let (sender, mut connection) = builder.handshake(TokioIo::new(io)).await.map_err(|error| explain(&error))?;
     let cap = Arc::new(StreamCap(AtomicUsize::new(MAX_STREAMS)));
