@@ -79,6 +79,7 @@ where
             }
             course.observe(watch);
             if watch.stalls() >= MOST_STALLS && watch.in_flight() == 0 {
+                watch.give_up();
                 return Poll::Ready(End::Stalled);
             }
             let Some(deadline) = course.deadline() else { return Poll::Pending };
@@ -183,6 +184,7 @@ impl Course {
     /// The deadline passed: how it ends, or `None` to ask it to close.
     fn expire<E>(&mut self, watch: &Watch) -> Option<End<E>> {
         if self.blocked.is_some() && !matches!(self.phase, Phase::Condemned(_)) {
+            watch.give_up();
             return Some(End::Stalled);
         }
         match self.phase {
