@@ -369,11 +369,11 @@ fn record(worker: &Worker, status: Option<StatusCode>, cause: &str, peer: IpAddr
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => Reason::HeadTooLarge,
             _ => Reason::BadRequest,
         }),
-        cause: Some(cause.to_owned()),
+        cause: Some(cause.to_owned().into()),
         cut: status.is_none(),
         ..RequestRecord::begun(DecisionId::fresh(now.wall), now.wall, generation, [client, peer], Version::HTTP_11)
     };
-    gateway.events.emit(Event::Request(Box::new(record)));
+    gateway.events.request(&record);
 }
 
 /// Errors that concern the one connection which was just to be accepted; the next may be well.
