@@ -390,11 +390,11 @@ fn record(worker: &Worker, version: Version, status: Option<StatusCode>, cause: 
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => Reason::HeadTooLarge,
             _ => Reason::BadRequest,
         }),
-        cause: Some(cause.to_owned()),
+        cause: Some(cause.to_owned().into()),
         cut: status.is_none(),
         ..RequestRecord::begun(DecisionId::fresh(now.wall), now.wall, generation, [client, peer], version)
     };
-    gateway.events.emit(Event::Request(Box::new(record)));
+    gateway.events.request(&record);
 }
 
 /// Errors that concern the one connection which was just to be accepted; the next may be well.
