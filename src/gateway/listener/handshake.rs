@@ -24,7 +24,8 @@ use super::wire::{Watch, Wire};
 
 /// A connection whose handshake is done.
 pub(super) struct Secured {
-    pub stream: TlsStream<Wire>,
+    /// In a box: it is handed on often, and large.
+    pub stream: Box<TlsStream<Wire>>,
     pub connection: Arc<Connection>,
     /// By ALPN; without it the client speaks HTTP/1.
     pub h2: bool,
@@ -99,7 +100,7 @@ async fn negotiate(worker: &Worker, wire: Wire, peer: IpAddr, client: ClientAddr
         verdict: Mutex::new(None),
         proven: AtomicBool::new(false),
     });
-    Ok(Secured { stream, connection, h2 })
+    Ok(Secured { stream: Box::new(stream), connection, h2 })
 }
 
 /// Finishes a handshake, with what its verifier refused. The verifier leaves that on the thread, so it is taken before any

@@ -131,6 +131,14 @@ impl Process {
         assert!(sent.expect("kill(1) runs").success(), "the gateway is there to get {name}");
     }
 
+    /// What of it lies in memory, in bytes.
+    #[cfg(target_os = "linux")]
+    pub fn resident(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it lives");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its size");
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
+    }
+
     /// As `kill -9`, and the end of it.
     pub fn kill(mut self) {
         self.child.kill().expect("it lives");
