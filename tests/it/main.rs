@@ -21,6 +21,7 @@ mod headers;
 mod http2_abuse;
 mod limits;
 mod logins;
+mod memory;
 mod metrics;
 mod mtls;
 mod pass_through;

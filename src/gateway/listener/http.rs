@@ -26,9 +26,10 @@ use crate::upstream::{Body, BodyError};
 
 use super::super::Dropped;
 use super::super::inbound::{Ambiguous, Inbound, Unread};
-use super::drive::{End, Patience, Protocol, drive};
+use super::drive::{End, Patience, Protocol, Wish, drive};
 use super::frames::{Frames, Refused};
 use super::heads::Heads;
+use super::nap::Talk;
 use super::sift::Sifted;
 use super::wire::{InFlight, Watch};
 
@@ -77,19 +78,18 @@ where
         if let Some(cause) = doubt {
             request.extensions_mut().insert(Ambiguous(cause));
         }
-        let answer = answer(in_flight, unread, false, handle(request));
-        async move {
-            let mut answer = answer.await?;
+        answer(in_flight, unread, false, handle(request)).map_ok(move |mut answer| {
             if doubt.is_some() {
                 answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
-            Ok::<_, Dropped>(answer)
-        }
+            answer
+        })
     });
     let (io, place) = Sifted::new(io, Heads::new(Arc::clone(watch)));
     // hyper gives it back itself.
     drop(place);
-    let mut connection = http1::Builder::new()
+    let mut builder = http1::Builder::new();
+    builder
         .timer(TokioTimer::new())
         // Ours tells a head that is slow from a connection that is idle; hyper's does not.
         .header_read_timeout(None)
@@ -97,19 +97,20 @@ where
         .max_buf_size(terms.caps.head.max(LEAST_BUFFER))
         .half_close(false)
         .keep_alive(keep_alive)
-        .pipeline_flush(false)
-        .serve_connection(TokioIo::new(io), service)
-        .with_upgrades();
-    let patience = terms.patience(Protocol::Http1);
-    let end = drive(Pin::new(&mut connection), watch, patience, terms.stop, |connection| connection.graceful_shutdown()).await;
+        .pipeline_flush(false);
+    let mut talk = Talk::new(io, builder, &service, watch);
+    let ask = |talk: Pin<&mut Talk<'_, _, _>>, wish| match wish {
+        Wish::Leave => talk.get_mut().leave(),
+        Wish::Nap => talk.get_mut().nap(),
+    };
+    let end = drive(Pin::new(&mut talk), watch, terms.patience(Protocol::Http1), terms.stop, ask).await;
     let owed = match &end {
         End::Closed(Ok(())) => watch.owed() || watch.doubted(usize::MAX).is_some(),
         End::Closed(Err(error)) => error.is_parse(),
         _ => false,
     };
-    // A connection that became a tunnel has no parts left.
-    if owed && let Some(parts) = connection.into_parts() {
-        linger(parts.io.into_inner()).await;
+    if owed && let Some(stream) = talk.into_stream() {
+        linger(stream).await;
     }
     end
 }
@@ -148,11 +149,13 @@ where
         .serve_connection(TokioIo::new(io), service);
     // In a box, to be dropped before what it held is closed.
     let mut judged = Judged { connection: Box::pin(connection), watch, refused, told: 0, tell };
-    let patience = terms.patience(Protocol::Http2);
-    let end = drive(Pin::new(&mut judged), watch, patience, terms.stop, |judged| {
-        judged.get_mut().connection.as_mut().graceful_shutdown();
-    })
-    .await;
+    let ask = |judged: Pin<&mut Judged<'_, http2::Connection<_, _, _>>>, wish| {
+        // Its buffers stay: hyper does not give them back.
+        if wish == Wish::Leave {
+            judged.get_mut().connection.as_mut().graceful_shutdown();
+        }
+    };
+    let end = drive(Pin::new(&mut judged), watch, terms.patience(Protocol::Http2), terms.stop, ask).await;
     drop(judged);
     if let Some(io) = place.take() {
         part(io).await;
@@ -242,7 +245,7 @@ fn receive(request: Request<Incoming>) -> (Request<Inbound>, Unread) {
     (Request::from_parts(head, body), unread)
 }
 
-/// No `async fn`: that would hold the future of the whole request twice, as its argument and as what it awaits.
+/// No `async fn` here and above: that would hold the future of the whole request twice, as its argument and as what it awaits.
 fn answer(
     in_flight: InFlight,
     unread: Unread,
@@ -259,7 +262,7 @@ fn answer(
 }
 
 /// An answer's body: the request is in flight until it ends, and what was not read of it is kept.
-struct Answer {
+pub(super) struct Answer {
     body: Body,
     pace: Option<Arc<Pace>>,
     _unread: Unread,
@@ -378,7 +381,8 @@ async fn linger(mut io: impl AsyncRead + AsyncWrite + Unpin) {
     const MOST: usize = 16 * 1024 * 1024;
     let discard = async {
         let mut left = MOST;
-        let mut chunk = [0; 8192];
+        // Not in the future itself, which every connection has.
+        let mut chunk = vec![0; 8192];
         while let Ok(read @ 1..) = io.read(&mut chunk).await {
             left = left.saturating_sub(read);
             if left == 0 {
