@@ -292,7 +292,8 @@ fn uncovered_hosts(config: &Config, certificates: &ServerCertificates) -> Vec<Di
         .collect()
 }
 
-fn files_of(config: &Config) -> Vec<PathBuf> {
+/// Every file that [`TlsState::prepare`] reads for a config.
+pub fn files_of(config: &Config) -> Vec<PathBuf> {
     let upstream_keys = config.upstreams.iter().filter_map(|upstream| upstream.client_certificate.as_ref());
     let pairs = config.tls.certificates.iter().chain(upstream_keys).flat_map(|files| [&files.chain, &files.key]);
     let sets = config.client_cas.iter().flat_map(|set| set.roots.iter().chain(&set.crls));

@@ -1,7 +1,7 @@
 //! Every HTTP/1 request form, judged by the answers and by what the upstream received.
 
 use crate::common::forms::{Form, forms};
-use crate::common::play::play as play_form;
+use crate::common::play::{from, late, play as play_form};
 use crate::common::recorder::Recorder;
 use crate::peers;
 use crate::report::{OPEN, Report};
@@ -11,7 +11,8 @@ pub fn play(report: &mut Report) {
     let gateway = report.open(OPEN, recorder.address);
     let door = gateway.door();
     let mut seen = Vec::new();
-    for (place, form) in forms().iter().enumerate() {
+    let forms = forms();
+    for (place, form) in forms.iter().enumerate() {
         let outcome = report.run(play_form(&door, &recorder, form, from(place)));
         let (told, held) = match &outcome {
             Ok(outcome) => (outcome.differs(form).unwrap_or_else(|| outcome.to_string()), outcome.differs(form).is_none()),
@@ -20,13 +21,12 @@ pub fn play(report: &mut Report) {
         report.tell(form.name, &expected(form), &told, held, Some(&gateway), None);
         seen.push(outcome.map_or_else(|error| error.to_string(), |outcome| outcome.to_string()));
     }
+    for told in report.run(late(&recorder, &forms)) {
+        report.tell("what came late", "nothing", &told, false, Some(&gateway), None);
+    }
     if report.wanted.peers {
         peers::compare(report, &gateway.pki.folder, &recorder, &seen);
     }
-}
-
-pub fn from(place: usize) -> [u8; 2] {
-    [100 + (place / 200) as u8, 1 + (place % 200) as u8]
 }
 
 fn expected(form: &Form) -> String {

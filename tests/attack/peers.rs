@@ -8,9 +8,8 @@ use std::time::{Duration, Instant};
 
 use crate::common::Door;
 use crate::common::forms::forms;
-use crate::common::play::play;
+use crate::common::play::{from, play};
 use crate::common::recorder::Recorder;
-use crate::framing::from;
 use crate::report::Report;
 
 /// Plays the table against each, and prints the forms whose outcome is not the gateway's.

@@ -1,6 +1,7 @@
 //! Plays one request form and says what came of it.
 
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -27,6 +28,7 @@ pub async fn play(door: &Door, recorder: &Recorder, form: &Form, from: [u8; 2]) 
     let mut stream = door.tls(from, "http/1.1").await?;
     // The peer may have closed already: then the answer tells.
     let _ = stream.write_all(&form.bytes).await;
+    let _ = stream.flush().await;
     if form.ends {
         let _ = stream.shutdown().await;
     }
@@ -43,6 +45,7 @@ pub async fn play(door: &Door, recorder: &Recorder, form: &Form, from: [u8; 2]) 
         }
     }
     let _ = stream.write_all(form.then.unwrap_or(CANARY)).await;
+    let _ = stream.flush().await;
     let mut kept = false;
     if open && form.then.is_none() {
         kept = within(reader.answer(&mut stream, false)).await?.is_some_and(|answer| answer.status == 200);
@@ -54,12 +57,33 @@ pub async fn play(door: &Door, recorder: &Recorder, form: &Form, from: [u8; 2]) 
             answers.push(answer.status);
         }
     }
-    let mut upstream = recorder.take().await;
+    let mut upstream = recorder.take_of(client_address(from)).await;
     let canary = Arrived::Whole(Sent::new("GET /canary"));
     if kept && upstream.last() == Some(&canary) {
         upstream.pop();
     }
     Ok(Outcome { answers, upstream, kept })
+}
+
+/// The last two numbers of the client of the form in that place: each has one of its own.
+pub fn from(place: usize) -> [u8; 2] {
+    [100 + (place / 200) as u8, 1 + (place % 200) as u8]
+}
+
+/// What reached the upstream of a form after the form was judged, where that was not its right.
+pub async fn late(recorder: &Recorder, forms: &[Form]) -> Vec<String> {
+    recorder.take().await;
+    let told = |client: String| {
+        let is_its = |place| client == client_address(from(place)).to_string();
+        let form = forms.iter().enumerate().find(|(place, _)| is_its(*place)).map(|(_, form)| form);
+        let name = form.map_or(&*client, |form| form.name);
+        (!form.is_some_and(|form| form.cut)).then(|| format!("{name}: the upstream received a part of it, late"))
+    };
+    recorder.late().into_iter().filter_map(told).collect()
+}
+
+fn client_address([third, fourth]: [u8; 2]) -> IpAddr {
+    Ipv4Addr::new(127, 0, third, fourth).into()
 }
 
 struct Answer {

@@ -2,7 +2,7 @@
 //! another is kept as the bytes that came.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -20,6 +20,8 @@ pub struct Recorder {
 #[derive(Default)]
 struct Seen {
     arrived: Vec<Arrived>,
+    /// Who asked for what was cut, and was told later than it was asked for.
+    late: Vec<String>,
     /// Bytes of a request that is not whole, by connection.
     partial: HashMap<SocketAddr, Vec<u8>>,
 }
@@ -110,6 +112,29 @@ impl Recorder {
         arrived
     }
 
+    /// What [`Self::take`] gives, but for the cut requests of other clients: their connections may end after their answers. Who
+    /// they were is kept for [`Self::late`].
+    pub async fn take_of(&self, client: IpAddr) -> Vec<Arrived> {
+        let mut arrived = self.take().await;
+        let own = client.to_string();
+        arrived.retain(|arrived| match arrived {
+            Arrived::Cut(bytes) => match asked_by(bytes).filter(|by| *by != own) {
+                Some(another) => {
+                    self.seen().late.push(another);
+                    false
+                }
+                None => true,
+            },
+            _ => true,
+        });
+        arrived
+    }
+
+    /// Clients whose requests were cut after others were asked for.
+    pub fn late(&self) -> Vec<String> {
+        std::mem::take(&mut self.seen().late)
+    }
+
     async fn serve(self, mut stream: TcpStream, peer: SocketAddr) {
         let mut bytes = Vec::new();
         loop {
@@ -156,6 +181,13 @@ impl Recorder {
     fn seen(&self) -> MutexGuard<'_, Seen> {
         self.seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
+}
+
+/// The client that a request's head names, where a gateway said so.
+fn asked_by(bytes: &[u8]) -> Option<String> {
+    let head = String::from_utf8_lossy(bytes);
+    let client = head.split("\r\n").find_map(|line| line.strip_prefix("x-forwarded-for: "))?;
+    Some(client.to_owned())
 }
 
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";

@@ -2,7 +2,7 @@
 
 use crate::common::Door;
 use crate::common::forms::forms;
-use crate::common::play::play;
+use crate::common::play::{from, late, play};
 use crate::common::recorder::Recorder;
 use crate::support::{BASE, OPEN_SITE, open, run};
 
@@ -14,15 +14,16 @@ fn trap_no_request_form_is_read_as_two_requests_or_leaves_a_byte_of_a_refused_on
         let stage = tokio::task::spawn_blocking(move || open(&format!("{text}{OPEN_SITE}"))).await.expect("a stage");
         let door = Door { https: stage.https(), roots: stage.pki.folder.join("server-ca.pem") };
         let mut differ = Vec::new();
-        for (place, form) in forms().iter().enumerate() {
-            let from = [100 + (place / 200) as u8, 1 + (place % 200) as u8];
-            let outcome = play(&door, &recorder, form, from).await;
+        let forms = forms();
+        for (place, form) in forms.iter().enumerate() {
+            let outcome = play(&door, &recorder, form, from(place)).await;
             let told = match &outcome {
                 Ok(outcome) => outcome.differs(form),
                 Err(error) => Some(error.to_string()),
             };
             differ.extend(told.map(|told| format!("{}: {told}", form.name)));
         }
+        differ.extend(late(&recorder, &forms).await);
         tokio::task::spawn_blocking(move || drop(stage)).await.expect("closed");
         assert!(differ.is_empty(), "{} forms differ:\n{}", differ.len(), differ.join("\n"));
     });

@@ -11,6 +11,7 @@ mod cli;
 mod common;
 mod config;
 mod demo;
+mod disk_full;
 mod door;
 mod drain;
 mod forward;
