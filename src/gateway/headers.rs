@@ -162,7 +162,10 @@ pub fn demand_tls(headers: &mut HeaderMap, host: Option<&str>) {
 
 /// A decision's id as application and client are told it.
 pub fn decision(id: DecisionId) -> HeaderValue {
-    HeaderValue::from_bytes(&id.hex()).unwrap_or_else(|_| HeaderValue::from_static(""))
+    let mut value = HeaderValue::from_bytes(&id.hex()).unwrap_or_else(|_| HeaderValue::from_static(""));
+    // No two are alike: HTTP/2 leaves a sensitive one out of its table, where each would crowd out what comes again.
+    value.set_sensitive(true);
+    value
 }
 
 /// Whether an upstream's `Upgrade` names a protocol that was asked for.
