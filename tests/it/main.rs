@@ -19,6 +19,7 @@ mod framing;
 mod framing_table;
 mod headers;
 mod http2_abuse;
+mod http2_memory;
 mod limits;
 mod logins;
 mod memory;
