@@ -6,6 +6,7 @@ mod approvals;
 mod architecture;
 mod cert_abuse;
 mod cli;
+mod clock_steps;
 #[path = "../common/mod.rs"]
 #[allow(dead_code)]
 mod common;
