@@ -28,6 +28,7 @@ use super::super::Dropped;
 use super::super::inbound::{Ambiguous, Inbound, Unread};
 use super::drive::{End, Patience, Protocol, Wish, drive};
 use super::frames::{Frames, Refused};
+use super::gather::Gathered;
 use super::heads::Heads;
 use super::nap::Talk;
 use super::sift::Sifted;
@@ -129,10 +130,13 @@ where
 {
     let service = service_fn(|request| {
         let (request, unread) = receive(request);
-        answer(watch.begin(), unread, true, handle(request))
+        // Boxed before it is wrapped: each layer moves what it holds, and this holds a whole request.
+        answer(watch.begin(), unread, true, Box::pin(handle(request)))
     });
     let frames = Frames::new(Arc::clone(watch));
     let refused = frames.refused();
+    let io = Gathered::new(io);
+    let sender = io.clone();
     let (io, place) = Sifted::new(io, frames);
     let connection = http2::Builder::new(Streams { stall: terms.deadlines.body, watch: Arc::clone(watch) })
         .timer(TokioTimer::new())
@@ -148,11 +152,12 @@ where
         .keep_alive_timeout(PING_WITHIN)
         .serve_connection(TokioIo::new(io), service);
     // In a box, to be dropped before what it held is closed.
-    let mut judged = Judged { connection: Box::pin(connection), watch, refused, told: 0, tell };
-    let ask = |judged: Pin<&mut Judged<'_, http2::Connection<_, _, _>>>, wish| {
+    let connection = Box::pin(Prompt { connection, sender });
+    let mut judged = Judged { connection, watch, refused, told: 0, tell };
+    let ask = |judged: Pin<&mut Judged<'_, Prompt<http2::Connection<_, _, _>, _>>>, wish| {
         // Its buffers stay: hyper does not give them back.
         if wish == Wish::Leave {
-            judged.get_mut().connection.as_mut().graceful_shutdown();
+            Pin::new(&mut judged.get_mut().connection.as_mut().get_mut().connection).graceful_shutdown();
         }
     };
     let end = drive(Pin::new(&mut judged), watch, terms.patience(Protocol::Http2), terms.stop, ask).await;
@@ -306,6 +311,23 @@ impl http_body::Body for Answer {
     }
 }
 
+/// A connection that sends what it wrote once it has written all it can.
+struct Prompt<C, IO> {
+    connection: C,
+    sender: Gathered<IO>,
+}
+
+impl<C: Future + Unpin, IO: AsyncWrite + Unpin> Future for Prompt<C, IO> {
+    type Output = C::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<C::Output> {
+        let polled = Pin::new(&mut self.connection).poll(cx);
+        // Until it is sent the socket wakes this again; that it broke, hyper learns from its next read.
+        let _ = self.sender.poll_send(cx);
+        polled
+    }
+}
+
 /// Runs each HTTP/2 stream as a task that ends when its client takes nothing of the answer for too long: flow control lets a
 /// client hold an answer for ever while its connection looks alive. Dropping the stream resets it.
 #[derive(Clone)]
@@ -323,8 +345,7 @@ where
         let stall = self.stall;
         let pace = Arc::<Pace>::default();
         let watch = Arc::clone(&self.watch);
-        // Boxed before it is wrapped: each layer of a task moves what it holds, and a stream holds a whole request.
-        let stream = paced(Box::pin(stream), Arc::clone(&pace), stall);
+        let stream = paced(stream, Arc::clone(&pace), stall);
         tokio::spawn(PACE.scope(pace, async move {
             if stream.await == Paced::Stalled {
                 watch.stall();

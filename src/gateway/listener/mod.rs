@@ -3,6 +3,7 @@
 mod bind;
 mod drive;
 mod frames;
+mod gather;
 mod handshake;
 mod heads;
 mod http;
