@@ -22,7 +22,7 @@ use crate::policy::login::AccountKey;
 
 use self::books::{Books, Live, is_before, kept, timestamp};
 use self::ends::Ends;
-use self::nets::{SharedLengths, is_narrow, truncated, wider};
+use self::nets::{SharedLengths, truncated, wider};
 use super::lock;
 use super::store::{Change, Durable, Store, StoreError, Table};
 
