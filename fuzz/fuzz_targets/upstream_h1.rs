@@ -36,7 +36,7 @@ enum Outcome {
 /// The outcome, and whether a kept connection noticed what is still to be read on it.
 async fn exchange(answer: &[u8], stride: usize, method: &str) -> (Outcome, bool) {
     let peer = Peer { left: Bytes::copy_from_slice(answer), stride, heard: false };
-    let Ok(response) = Connection::new(peer).exchange(request(method)).await else { return (Outcome::Refused, true) };
+    let Ok(response) = Connection::new(peer).exchange(Box::new(request(method))).await else { return (Outcome::Refused, true) };
     let (head, mut incoming) = response.into_parts();
     let (mut body, mut trailers) = (Vec::new(), None);
     while let Some(frame) = incoming.frame().await {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::uri::Scheme;
 use http::{Request, Response};
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -52,6 +52,8 @@ pub(super) enum Wire {
 /// The body of a response.
 pub(super) enum Incoming {
     H1(h1::Incoming<Socket, Outgoing>),
+    /// Began before the end of its request.
+    Early(h1::Relayed<Socket, Outgoing>),
     H2(hyper::body::Incoming),
 }
 
@@ -113,19 +115,22 @@ pub(super) async fn dial(server: &Server, h1_only: bool, limit: Duration, seat: 
 
 impl Wire {
     /// Sends one request and waits for the head of its response. What the server says before it (1xx) is skipped.
-    pub async fn exchange(self, server: &Server, mut request: Request<Outgoing>) -> Result<Response<Incoming>, Failure> {
+    pub async fn exchange(self, server: &Server, mut request: Box<Request<Outgoing>>) -> Result<Response<Incoming>, Failure> {
         match self {
             Self::H1(connection) => match connection.exchange(request).await {
-                Ok(response) => Ok(response.map(Incoming::H1)),
+                Ok(response) => Ok(response.map(|body| {
+                    let early = !body.is_end_stream() && !body.is_request_over();
+                    if early { Incoming::Early(h1::Relayed::new(body)) } else { Incoming::H1(body) }
+                })),
                 Err(h1::Failure::Unsent(request, fault)) => Err(Failure::Unsent(request, fault.to_string())),
                 Err(h1::Failure::Sent(fault)) => Err(Failure::Sent(fault.to_string())),
             },
             Self::H2(mut sender, _) => {
                 let scheme = if server.url.scheme == ServerScheme::Https { Scheme::HTTPS } else { Scheme::HTTP };
                 if let Err(error) = outgoing::to_h2(&mut request, &scheme, &server.authority) {
-                    return Err(Failure::Unsent(Box::new(request), format!("no HTTP/2 target: {error}")));
+                    return Err(Failure::Unsent(request, format!("no HTTP/2 target: {error}")));
                 }
-                let response = sender.try_send_request(request).await.map_err(|mut refused| match refused.take_message() {
+                let response = sender.try_send_request(*request).await.map_err(|mut refused| match refused.take_message() {
                     Some(request) => Failure::Unsent(Box::new(request), explain(refused.error())),
                     None => Failure::Sent(explain(refused.error())),
                 })?;
@@ -142,6 +147,7 @@ impl http_body::Body for Incoming {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match &mut *self {
             Self::H1(body) => Pin::new(body).poll_frame(cx).map_err(|fault| BodyError::Peer(fault.to_string())),
+            Self::Early(body) => Pin::new(body).poll_frame(cx).map_err(|fault| BodyError::Peer(fault.to_string())),
             Self::H2(body) => Pin::new(body).poll_frame(cx).map_err(|error| BodyError::Peer(explain(&error))),
         }
     }
@@ -149,6 +155,7 @@ impl http_body::Body for Incoming {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::H1(body) => body.is_end_stream(),
+            Self::Early(body) => body.is_end_stream(),
             Self::H2(body) => body.is_end_stream(),
         }
     }
@@ -156,6 +163,7 @@ impl http_body::Body for Incoming {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::H1(body) => body.size_hint(),
+            Self::Early(body) => body.size_hint(),
             Self::H2(body) => body.size_hint(),
         }
     }

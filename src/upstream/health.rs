@@ -73,7 +73,7 @@ async fn check(server: &Server, path: &str, connect: Duration) -> Result<(), Str
         .body(Empty::new().map_err(|never| match never {}).boxed_unsync())
         .map_err(|error| format!("the health check's path: {error}"))?;
     let (request, _) = outgoing::wrap(request);
-    match wire.exchange(server, request).await {
+    match wire.exchange(server, Box::new(request)).await {
         Ok(response) if response.status().is_success() || response.status().is_redirection() => Ok(()),
         Ok(response) => Err(format!("the health check was answered {}", response.status())),
         Err(Failure::Unsent(_, cause) | Failure::Sent(cause)) => Err(cause),

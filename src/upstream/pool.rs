@@ -119,7 +119,9 @@ impl Pool {
         if request.method() == Method::CONNECT {
             return Err(ForwardError::new(ForwardErrorKind::BadGateway, true, "CONNECT is never forwarded"));
         }
-        let (mut request, sending) = outgoing::wrap(request);
+        let (request, sending) = outgoing::wrap(request);
+        // Boxed: it passes through many hands, each of which would hold the room for it.
+        let mut request = Box::new(request);
         let mut tried = Vec::new();
         let mut until = None;
         let mut cause = String::new();
@@ -138,7 +140,7 @@ impl Pool {
                     return Err(error);
                 }
                 Err(Attempt::Unsent(back, why)) => {
-                    request = *back;
+                    request = back;
                     cause = format!("{}: {why}", server.label);
                     tried.push(index);
                 }
@@ -150,11 +152,12 @@ impl Pool {
         Err(ForwardError::new(ForwardErrorKind::Unavailable, true, cause))
     }
 
-    /// Drops connections idle longer than their upstream allows.
+    /// Drops connections idle longer than their upstream allows or no longer fit; what lies until now holds no buffers.
     pub fn sweep(&self) {
         let now = Instant::now();
         self.shelves.lock().retain(|_, shelf| {
             shelf.idle.retain_mut(|idle| idle.is_wanted(now));
+            shelf.idle.iter_mut().for_each(|idle| idle.connection.rest());
             shelf.shared.retain(|shared| shared.is_wanted(now));
             shelf.server.strong_count() > 0
         });
@@ -166,7 +169,7 @@ impl Pool {
         guard: &mut Outstanding,
         upstream: &Upstream,
         until: &mut Option<Instant>,
-        mut request: Request<Outgoing>,
+        mut request: Box<Request<Outgoing>>,
         sending: Option<&Sending>,
     ) -> Result<Response<Incoming>, Attempt> {
         let server = guard.server.clone();
@@ -176,10 +179,10 @@ impl Pool {
         loop {
             let (lease, kept) = match self.lease(&server, &mut terms, stale < MAX_STALE).await {
                 Ok(leased) => leased,
-                Err(cause) => return Err(Attempt::Unsent(Box::new(request), cause)),
+                Err(cause) => return Err(Attempt::Unsent(request, cause)),
             };
             match guard.exchange(lease, upstream.timeouts.response, request, sending).await {
-                Err(Attempt::Unsent(back, _)) if kept => request = *back,
+                Err(Attempt::Unsent(back, _)) if kept => request = back,
                 done => return done,
             }
             stale += 1;
@@ -278,7 +281,7 @@ impl Outstanding {
         &mut self,
         lease: Lease,
         limit: Duration,
-        request: Request<Outgoing>,
+        request: Box<Request<Outgoing>>,
         sending: Option<&Sending>,
     ) -> Result<Response<Incoming>, Attempt> {
         self.stream = lease.stream;
@@ -344,8 +347,7 @@ impl Shelves {
         None
     }
 
-    fn put(&self, server: &Arc<Server>, mut connection: Box<h1::Connection<Socket>>, keep: Duration) {
-        connection.rest();
+    fn put(&self, server: &Arc<Server>, connection: Box<h1::Connection<Socket>>, keep: Duration) {
         {
             let mut shelves = self.lock();
             let shelf = Shelf::of(&mut shelves, server);

@@ -48,16 +48,18 @@ impl ReplyBody {
     pub fn into_tunnel(self) -> Option<Tunnel> {
         match self.incoming {
             Incoming::H1(body) => Some(Tunnel { io: body.into_tunnel()?, _outstanding: self.outstanding? }),
-            Incoming::H2(_) => None,
+            Incoming::Early(_) | Incoming::H2(_) => None,
         }
     }
 
     fn end(&mut self) {
-        let Incoming::H1(body) = &mut self.incoming else { return self.outstanding = None };
-        if body.is_switched() {
-            return;
-        }
-        if let (Some(outstanding), Some(connection)) = (self.outstanding.take(), body.reclaim()) {
+        let kept = match &mut self.incoming {
+            Incoming::H1(body) if body.is_switched() => return,
+            Incoming::H1(body) => body.reclaim(),
+            Incoming::Early(body) => body.reclaim(),
+            Incoming::H2(_) => None,
+        };
+        if let (Some(outstanding), Some(connection)) = (self.outstanding.take(), kept) {
             outstanding.keep(connection);
         }
     }

@@ -175,6 +175,35 @@ async fn a_connection_whose_request_has_not_ended_is_closed_with_its_answer() {
 }
 
 #[tokio::test]
+async fn a_request_goes_on_behind_an_early_answer_that_nobody_reads() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let upstream = plain(&[listener.local_addr().unwrap()]);
+    let heard = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        read_head(&mut stream).await.unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nea").await.unwrap();
+        let mut heard = Vec::new();
+        while !heard.ends_with(b"0\r\n\r\n") {
+            stream.read_buf(&mut heard).await.unwrap();
+        }
+        stream.write_all(b"rly").await.unwrap();
+        (heard.len(), stream)
+    });
+    let pool = Pool::new();
+    let (feed, mut chunks) = mpsc::unbounded_channel::<Result<Frame<Bytes>, BodyError>>();
+    let body = StreamBody::new(futures_util::stream::poll_fn(move |cx| chunks.poll_recv(cx))).boxed_unsync();
+    let reply = pool.send(&upstream, Request::post("/").body(body).unwrap()).await.unwrap();
+    for _ in 0..100 {
+        feed.send(Ok(Frame::data(vec![0; 100_000].into()))).unwrap();
+    }
+    drop(feed);
+    let (heard, _stream) = tokio::time::timeout(PATIENCE, heard).await.expect("it goes on").unwrap();
+    assert!(heard > 10_000_000);
+    assert_eq!(finish(reply).await.1, "early");
+    assert_eq!(pool.idle(), 1);
+}
+
+#[tokio::test]
 async fn trap_bytes_after_a_response_are_not_the_next_one() {
     let smuggled = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nokHTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nevil";
     let server = raw(smuggled, false).await;
@@ -234,13 +263,13 @@ async fn what_is_unsent_comes_back_whole() {
     let upstream = plain(&[raw(OK, true).await.address]);
     let server = &upstream.servers[0];
     let wire = connect::dial(server, false, PATIENCE, None).await.unwrap();
-    let Ok(response) = wire.exchange(server, outgoing::wrap(get("/")).0).await else { panic!("an answer") };
+    let Ok(response) = wire.exchange(server, Box::new(outgoing::wrap(get("/")).0)).await else { panic!("an answer") };
     let connect::Incoming::H1(mut body) = response.into_body() else { panic!("not HTTP/1.1") };
     (&mut body).collect().await.unwrap();
     let mut kept = body.reclaim().unwrap();
     until("the end is noticed", || !kept.is_quiet()).await;
     let (request, _) = outgoing::wrap(Request::post("/x").body(full("intact")).unwrap());
-    let Err(connect::Failure::Unsent(back, _)) = connect::Wire::H1(kept).exchange(server, request).await else {
+    let Err(connect::Failure::Unsent(back, _)) = connect::Wire::H1(kept).exchange(server, Box::new(request)).await else {
         panic!("it must come back")
     };
     assert_eq!(back.into_body().collect().await.unwrap().to_bytes(), "intact");

@@ -1,7 +1,7 @@
 //! Where the body of a response ends, by its head alone (RFC 9112 section 6.3).
 
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderValue, StatusCode, Version};
+use http::{HeaderMap, StatusCode, Version};
 
 use super::Fault;
 use super::head::Head;
@@ -27,15 +27,14 @@ impl Framing {
     /// Of a response, `to_head` where HEAD was asked. Fails closed: two framings, two lengths and a coding other than `chunked` are
     /// refused; where a response without a body announces one, nothing may follow it.
     pub fn of(head: &Head, to_head: bool) -> Result<Self, Fault> {
-        let length = length(&head.headers)?;
-        let chunked = is_chunked(&head.headers)?;
+        let Said { length, chunked, closes } = Said::by(&head.headers)?;
         if chunked && length.is_some() {
             return Err(Fault::Malformed("it has a length and a coding"));
         }
         if chunked && head.version != Version::HTTP_11 {
             return Err(Fault::Malformed("a coding in HTTP/1.0"));
         }
-        let keeps = head.version == Version::HTTP_11 && !closes(&head.headers);
+        let keeps = head.version == Version::HTTP_11 && !closes;
         let framing = |extent, keeps| Ok(Self { extent, keeps });
         match head.status {
             StatusCode::SWITCHING_PROTOCOLS => framing(Extent::Switched, false),
@@ -51,34 +50,46 @@ impl Framing {
     }
 }
 
-/// Digits alone, once: `+2`, `2, 2` and a second field have all been read in two ways.
-fn length(headers: &HeaderMap) -> Result<Option<u64>, Fault> {
-    let Some(value) = only(headers, CONTENT_LENGTH, "it has two lengths")? else { return Ok(None) };
-    let digits = value.as_bytes();
-    let length = if digits.is_empty() { None } else { digits.iter().try_fold(0u64, |sum, digit| decimal(sum, *digit)) };
-    length.map(Some).ok_or(Fault::Malformed("its length is no number"))
+/// What fields say of framing.
+#[derive(Default)]
+struct Said {
+    length: Option<u64>,
+    chunked: bool,
+    closes: bool,
+}
+
+impl Said {
+    /// Of two fields that say the same the second is refused too: such have been read in two ways.
+    fn by(headers: &HeaderMap) -> Result<Self, Fault> {
+        let mut said = Self::default();
+        for (name, value) in headers {
+            if *name == CONTENT_LENGTH {
+                if said.length.replace(length(value.as_bytes())?).is_some() {
+                    return Err(Fault::Malformed("it has two lengths"));
+                }
+            } else if *name == TRANSFER_ENCODING {
+                if !value.as_bytes().eq_ignore_ascii_case(b"chunked") {
+                    return Err(Fault::Malformed("its coding is not chunked"));
+                }
+                if std::mem::replace(&mut said.chunked, true) {
+                    return Err(Fault::Malformed("it has two codings"));
+                }
+            } else if *name == CONNECTION {
+                let mut tokens = value.as_bytes().split(|byte| *byte == b',');
+                said.closes |= tokens.any(|token| token.trim_ascii().eq_ignore_ascii_case(b"close"));
+            }
+        }
+        Ok(said)
+    }
+}
+
+/// Digits alone: `+2` and `2, 2` have been read in two ways.
+fn length(digits: &[u8]) -> Result<u64, Fault> {
+    let number = digits.iter().try_fold(0u64, |sum, digit| decimal(sum, *digit)).filter(|_| !digits.is_empty());
+    number.ok_or(Fault::Malformed("its length is no number"))
 }
 
 fn decimal(sum: u64, digit: u8) -> Option<u64> {
     let digit = digit.is_ascii_digit().then(|| u64::from(digit - b'0'))?;
     sum.checked_mul(10)?.checked_add(digit)
-}
-
-fn is_chunked(headers: &HeaderMap) -> Result<bool, Fault> {
-    match only(headers, TRANSFER_ENCODING, "it has two codings")? {
-        None => Ok(false),
-        Some(value) if value.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(true),
-        Some(_) => Err(Fault::Malformed("its coding is not chunked")),
-    }
-}
-
-fn closes(headers: &HeaderMap) -> bool {
-    let mut tokens = headers.get_all(CONNECTION).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
-    tokens.any(|token| token.trim_ascii().eq_ignore_ascii_case(b"close"))
-}
-
-fn only<'a>(headers: &'a HeaderMap, name: http::HeaderName, two: &'static str) -> Result<Option<&'a HeaderValue>, Fault> {
-    let mut values = headers.get_all(name).iter();
-    let value = values.next();
-    if values.next().is_some() { Err(Fault::Malformed(two)) } else { Ok(value) }
 }

@@ -78,8 +78,9 @@ fn field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
 }
 
 impl Head {
-    /// Reads a whole head, up to and with its empty line. Fails closed: what is not strictly RFC 9112 is refused.
-    pub fn parse(block: Bytes) -> Result<Self, Fault> {
+    /// Reads a whole head, up to and with its empty line, into `fields`, which is empty. Fails closed: what is not strictly RFC 9112
+    /// is refused.
+    pub fn parse(block: Bytes, mut fields: HeaderMap) -> Result<Self, Fault> {
         let mut slots = [const { MaybeUninit::uninit() }; MAX_FIELDS];
         let mut response = httparse::Response::new(&mut []);
         let parsed = httparse::ParserConfig::default()
@@ -89,10 +90,11 @@ impl Head {
             return Err(Fault::Malformed("its head has two ends"));
         }
         let status = response.code.and_then(|code| StatusCode::from_u16(code).ok());
+        collect(&mut fields, &block, response.headers)?;
         Ok(Self {
             status: status.ok_or(Fault::Malformed("its status is none"))?,
             version: if response.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 },
-            headers: fields(&block, response.headers)?,
+            headers: fields,
         })
     }
 
@@ -106,7 +108,11 @@ impl Head {
 pub(super) fn trailers(block: &Bytes) -> Result<HeaderMap, Fault> {
     let mut slots = [httparse::EMPTY_HEADER; MAX_FIELDS];
     match httparse::parse_headers(block, &mut slots).map_err(unread)? {
-        httparse::Status::Complete((end, read)) if end == block.len() => fields(block, read),
+        httparse::Status::Complete((end, read)) if end == block.len() => {
+            let mut fields = HeaderMap::new();
+            collect(&mut fields, block, read)?;
+            Ok(fields)
+        }
         _ => Err(Fault::Malformed("its trailers have two ends")),
     }
 }
@@ -138,15 +144,15 @@ impl Lines {
 }
 
 /// Names and values that lie in `block`; the values share it.
-fn fields(block: &Bytes, read: &[httparse::Header<'_>]) -> Result<HeaderMap, Fault> {
-    let mut fields = HeaderMap::with_capacity(read.len());
+fn collect(fields: &mut HeaderMap, block: &Bytes, read: &[httparse::Header<'_>]) -> Result<(), Fault> {
+    fields.reserve(read.len());
     for httparse::Header { name, value } in read {
         let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| Fault::Malformed("a field has no name"))?;
         let value =
             HeaderValue::from_maybe_shared(block.slice_ref(value)).map_err(|_| Fault::Malformed("a field has no value"))?;
         fields.append(name, value);
     }
-    Ok(fields)
+    Ok(())
 }
 
 fn unread(error: httparse::Error) -> Fault {

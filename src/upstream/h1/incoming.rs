@@ -82,14 +82,31 @@ where
         Some(Tunnel { ahead: inbox.bytes.freeze(), io })
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
-        let Some(connection) = &mut self.connection else { return Poll::Ready(None) };
-        if let Some(upload) = &mut self.upload
-            && !upload.is_whole()
-            && let Poll::Ready(Err(error)) = upload.poll(&mut connection.io, cx)
-        {
-            return Poll::Ready(Some(Err(Fault::Request(error))));
+    /// Whether nothing more will be written of the request.
+    pub fn is_request_over(&self) -> bool {
+        self.upload.as_ref().is_none_or(Upload::is_over)
+    }
+
+    /// Writes on what is left of the request; ready once that is broken.
+    pub(super) fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self.poll_upload(cx) {
+            Ok(()) => Poll::Pending,
+            Err(_) => Poll::Ready(()),
         }
+    }
+
+    fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<(), Fault> {
+        if let (Some(connection), Some(upload)) = (&mut self.connection, &mut self.upload)
+            && let Poll::Ready(written) = upload.poll(&mut connection.io, cx)
+        {
+            written.map_err(Fault::Request)?;
+        }
+        Ok(())
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+        self.poll_upload(cx)?;
+        let Some(connection) = &mut self.connection else { return Poll::Ready(None) };
         loop {
             let bytes = &mut connection.inbox.bytes;
             let owed = match &mut self.extent {
@@ -130,6 +147,7 @@ where
         let (Some(mut connection), Some(upload)) = (self.connection.take(), self.upload.take()) else { return };
         if self.keeps && upload.is_whole() && connection.inbox.bytes.is_empty() {
             connection.outbox = upload.into_buffer();
+            connection.inbox.settle();
             self.kept = Some(connection);
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! There is no task and no channel here. [`Connection::exchange`] writes the request and reads the head of its response; the
 //! [`Incoming`] body reads on, writes meanwhile what is left of the request, and gives the connection back once both have ended.
+//! Only where a response begins before the end of its request the rest may be [`Relayed`].
 //!
 //! Fails closed: what has two readings (two framings, two lengths, a bare line feed, a folded line) is a [`Fault`], never a
 //! guess, and a connection about whose next byte there is any doubt is closed.
@@ -10,6 +11,7 @@ mod chunks;
 mod framing;
 mod head;
 mod incoming;
+mod relay;
 mod upload;
 
 #[cfg(test)]
@@ -21,7 +23,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::BytesMut;
-use http::{Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::task::coop::unconstrained;
 
@@ -31,6 +33,7 @@ use head::{Head, Lines};
 use upload::Upload;
 
 pub use incoming::{Incoming, Tunnel};
+pub use relay::Relayed;
 
 /// Bytes of the head of a response.
 const MAX_HEAD: usize = 64 * 1024;
@@ -91,18 +94,18 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
     ///
     /// Fails closed: where anything came or ended before the request, nothing of it is sent, and dropped half way the
     /// connection is closed.
-    pub async fn exchange<B>(mut self: Box<Self>, request: Request<B>) -> Result<Response<Incoming<T, B>>, Failure<B>>
+    pub async fn exchange<B>(mut self: Box<Self>, request: Box<Request<B>>) -> Result<Response<Incoming<T, B>>, Failure<B>>
     where
         B: http_body::Body<Data = bytes::Bytes, Error = BodyError> + Unpin,
     {
         if let Err(fault) = self.listen() {
-            return Err(Failure::Unsent(Box::new(request), fault));
+            return Err(Failure::Unsent(request, fault));
         }
         let to_head = request.method() == Method::HEAD;
-        let mut upload = Upload::new(std::mem::take(&mut self.outbox), request);
+        let (mut upload, mut fields) = Upload::new(std::mem::take(&mut self.outbox), *request);
         let mut lines = Lines::default();
         let mut interim = 0;
-        let answered = poll_fn(|cx| self.poll_answer(cx, &mut upload, &mut lines, &mut interim));
+        let answered = poll_fn(|cx| self.poll_answer(cx, &mut upload, &mut fields, &mut lines, &mut interim));
         let head = answered.await.map_err(Failure::Sent)?;
         let framing = Framing::of(&head, to_head).map_err(Failure::Sent)?;
         let mut response = Response::new(());
@@ -118,9 +121,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         self.listen().is_ok()
     }
 
-    /// Gives up what it need not hold while it lies idle.
+    /// Gives up what it need not hold while it lies idle for long.
     pub fn rest(&mut self) {
         self.inbox.bytes = BytesMut::new();
+        self.outbox = Vec::new();
     }
 
     fn listen(&mut self) -> Result<(), Fault> {
@@ -144,6 +148,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         &mut self,
         cx: &mut Context<'_>,
         upload: &mut Upload<B>,
+        fields: &mut HeaderMap,
         lines: &mut Lines,
         interim: &mut usize,
     ) -> Poll<Result<Head, Fault>>
@@ -154,7 +159,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
             return Poll::Ready(Err(Fault::Request(error)));
         }
         loop {
-            let head = match ready!(self.poll_head(cx, lines)) {
+            let head = match ready!(self.poll_head(cx, fields, lines)) {
                 Ok(head) => head,
                 // An end that follows a write that failed has the same cause.
                 Err(Fault::Closed) => return Poll::Ready(Err(upload.fault().unwrap_or(Fault::Closed))),
@@ -170,11 +175,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         }
     }
 
-    fn poll_head(&mut self, cx: &mut Context<'_>, lines: &mut Lines) -> Poll<Result<Head, Fault>> {
+    /// The head of a response, its fields in `fields`, which was empty.
+    fn poll_head(&mut self, cx: &mut Context<'_>, fields: &mut HeaderMap, lines: &mut Lines) -> Poll<Result<Head, Fault>> {
         loop {
             if let Some(end) = lines.end_of_head(&self.inbox.bytes)? {
                 *lines = Lines::default();
-                return Poll::Ready(Head::parse(self.inbox.bytes.split_to(end).freeze()));
+                return Poll::Ready(Head::parse(self.inbox.bytes.split_to(end).freeze(), std::mem::take(fields)));
             }
             if self.inbox.bytes.len() >= MAX_HEAD {
                 return Poll::Ready(Err(Fault::Malformed("its head is too large")));
@@ -189,6 +195,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
 }
 
 impl Inbox {
+    /// After an exchange: a large buffer is not kept for one that may be small.
+    fn settle(&mut self) {
+        if self.stride > FIRST_READ {
+            self.bytes = BytesMut::new();
+        }
+    }
+
     /// Reads once; 0 is the end. `owed` is how much is still to come, where that is known.
     fn poll_fill(
         &mut self,

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, Bytes};
-use http::Request;
+use http::{HeaderMap, Request};
 use http_body::Body;
 use tokio::io::AsyncWrite;
 
@@ -48,30 +48,37 @@ enum Left {
 }
 
 impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Upload<B> {
-    /// Writes into `lines`, which is empty.
-    pub fn new(mut lines: Vec<u8>, request: Request<B>) -> Self {
+    /// Writes into `lines`, which is empty. The map of the request's fields comes back empty, for those of its response.
+    pub fn new(mut lines: Vec<u8>, request: Request<B>) -> (Self, HeaderMap) {
         let framing = Framing::of(&request);
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
         head::write(&mut lines, &head, framing);
+        head.headers.clear();
         let (body, framing) = match framing {
             Framing::None | Framing::Empty => (None, Left::Exact(0)),
             Framing::Exact(length) => (Some(body), Left::Exact(length)),
             Framing::Unknown => (Some(body), Left::Chunked),
         };
-        Self { lines, written: 0, data: Bytes::new(), tail: &[], body, framing, begun: false, flushed: false, broken: None }
+        let upload =
+            Self { lines, written: 0, data: Bytes::new(), tail: &[], body, framing, begun: false, flushed: false, broken: None };
+        (upload, head.headers)
     }
 
     /// Writes what it can; ready once there is nothing more to write, or no way to. Fails where the body does, or is not as long
     /// as it said: what was written of it is then no whole request.
     pub fn poll(&mut self, io: &mut (impl AsyncWrite + Unpin), cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
         loop {
-            if self.broken.is_some() || (self.flushed && self.body.is_none()) {
+            if self.is_over() {
                 return Poll::Ready(Ok(()));
             }
-            // The first data travels with the head; more is taken only once all before it is gone.
-            let wants = self.is_written() || !self.begun;
-            self.begun = true;
-            let waits = wants && self.poll_body(cx)?.is_pending();
+            // More of the body is taken only once all before it is gone, save that the first data travels with the head: what is
+            // on its way already is given one turn to arrive.
+            let begins = !std::mem::replace(&mut self.begun, true);
+            let waits = (begins || self.is_written()) && self.poll_body(cx)?.is_pending();
+            if begins && waits {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             let sent = match self.poll_write(io, cx) {
                 Poll::Ready(Ok(())) => Pin::new(&mut *io).poll_flush(cx),
                 other => other,
@@ -91,6 +98,11 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Upload<B> {
     /// Whether all of it was written.
     pub fn is_whole(&self) -> bool {
         self.body.is_none() && self.flushed && self.broken.is_none()
+    }
+
+    /// Whether nothing more will be.
+    pub fn is_over(&self) -> bool {
+        self.broken.is_some() || self.is_whole()
     }
 
     /// Why nothing more could be written, once.
