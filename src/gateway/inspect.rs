@@ -83,7 +83,7 @@ impl Scene<'_> {
         }
         let mut kept = self.connection.verdict.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let verdict = match &*kept {
-            Some((generation, verdict)) if *generation == self.snapshot.generation && self.now.wall < verdict.valid_until => {
+            Some((generation, verdict)) if *generation == self.snapshot.generation && verdict.stands_at(self.now.wall) => {
                 verdict.clone()
             }
             _ => {

@@ -70,8 +70,17 @@ pub struct UnknownServerName;
 #[derive(Clone, Debug)]
 pub struct CertVerdict {
     pub result: Result<Arc<Identity>, CertCause>,
+    /// When it was judged; a clock that reads less was set back, and the verdict says nothing of that time.
+    pub judged_at: Timestamp,
     /// The earliest end of any certificate in the path or CRL behind it; judge again from here on.
     pub valid_until: Timestamp,
+}
+
+impl CertVerdict {
+    /// Whether it may be kept. Fails closed: only for the time between its judgement and its end, whichever way the clock steps.
+    pub fn stands_at(&self, wall: Timestamp) -> bool {
+        self.judged_at <= wall && wall < self.valid_until
+    }
 }
 
 /// A certificate refused in a handshake or judged not to hold, for the event. Text is unverified, capped, escaped.
@@ -152,7 +161,10 @@ impl TlsState {
     pub fn judge(&self, site: SiteId, chain: &[CertificateDer<'_>], now: Now) -> CertVerdict {
         match self.sites.get(site.0).and_then(|site| site.judge.as_ref()) {
             Some(judge) => judge.judge(chain, now.wall),
-            None => CertVerdict { result: Err(CertCause::UnknownIssuer), valid_until: Timestamp::MAX },
+            None => {
+                let result = Err(CertCause::UnknownIssuer);
+                CertVerdict { result, judged_at: now.wall, valid_until: Timestamp::MAX }
+            }
         }
     }
 

@@ -34,6 +34,9 @@ const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
 const PING_EVERY: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Of answers over HTTP/2 that wait for their clients: of one, and of a connection.
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 /// Bytes of an HTTP/2 response head.
 const MAX_HEAD: u32 = 64 * 1024;
 
@@ -200,6 +203,8 @@ async fn h2<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(io: T, seat: Opt
         .timer(TokioTimer::new())
         .keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PING_TIMEOUT)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(MAX_HEAD);
     let (sender, mut connection) = builder.handshake(TokioIo::new(io)).await.map_err(|error| explain(&error))?;
     let cap = Arc::new(StreamCap(AtomicUsize::new(MAX_STREAMS)));

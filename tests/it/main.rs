@@ -6,6 +6,7 @@ mod approvals;
 mod architecture;
 mod cert_abuse;
 mod cli;
+mod clock_steps;
 #[path = "../common/mod.rs"]
 #[allow(dead_code)]
 mod common;
@@ -19,8 +20,10 @@ mod framing;
 mod framing_table;
 mod headers;
 mod http2_abuse;
+mod http2_memory;
 mod limits;
 mod logins;
+mod memory;
 mod metrics;
 mod mtls;
 mod pass_through;

@@ -23,7 +23,8 @@ use super::wire::{Watch, Wire};
 
 /// A connection whose handshake is done.
 pub(super) struct Secured {
-    pub stream: TlsStream<Wire>,
+    /// In a box: it is handed on often, and large.
+    pub stream: Box<TlsStream<Wire>>,
     pub connection: Arc<Connection>,
     /// By ALPN; without it the client speaks HTTP/1.
     pub h2: bool,
@@ -91,7 +92,7 @@ async fn negotiate(worker: &Worker, wire: Wire, peer: IpAddr, client: ClientAddr
     let h2 = session.alpn_protocol() == Some(b"h2");
     let server_name = server_name.flatten().map(Into::into);
     let connection = Arc::new(Connection::new(peer, client, server_name, chain, tls));
-    Ok(Secured { stream, connection, h2 })
+    Ok(Secured { stream: Box::new(stream), connection, h2 })
 }
 
 /// Finishes a handshake, with what its verifier refused. The verifier leaves that on the thread, so it is taken before any

@@ -26,9 +26,11 @@ use crate::upstream::{Body, BodyError};
 
 use super::super::Dropped;
 use super::super::inbound::{Ambiguous, Inbound, Unread};
-use super::drive::{End, Patience, Protocol, drive};
+use super::drive::{End, Patience, Protocol, Wish, drive};
 use super::frames::{Frames, Refused};
+use super::gather::Gathered;
 use super::heads::Heads;
+use super::nap::Talk;
 use super::sift::Sifted;
 use super::wire::{InFlight, Watch};
 
@@ -77,19 +79,18 @@ where
         if let Some(cause) = doubt {
             request.extensions_mut().insert(Ambiguous(cause));
         }
-        let answer = answer(in_flight, unread, false, handle(request));
-        async move {
-            let mut answer = answer.await?;
+        answer(in_flight, unread, false, handle(request)).map_ok(move |mut answer| {
             if doubt.is_some() {
                 answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
-            Ok::<_, Dropped>(answer)
-        }
+            answer
+        })
     });
     let (io, place) = Sifted::new(io, Heads::new(Arc::clone(watch)));
     // hyper gives it back itself.
     drop(place);
-    let mut connection = http1::Builder::new()
+    let mut builder = http1::Builder::new();
+    builder
         .timer(TokioTimer::new())
         // Ours tells a head that is slow from a connection that is idle; hyper's does not.
         .header_read_timeout(None)
@@ -97,19 +98,20 @@ where
         .max_buf_size(terms.caps.head.max(LEAST_BUFFER))
         .half_close(false)
         .keep_alive(keep_alive)
-        .pipeline_flush(false)
-        .serve_connection(TokioIo::new(io), service)
-        .with_upgrades();
-    let patience = terms.patience(Protocol::Http1);
-    let end = drive(Pin::new(&mut connection), watch, patience, terms.stop, |connection| connection.graceful_shutdown()).await;
+        .pipeline_flush(false);
+    let mut talk = Talk::new(io, builder, &service, watch);
+    let ask = |talk: Pin<&mut Talk<'_, _, _>>, wish| match wish {
+        Wish::Leave => talk.get_mut().leave(),
+        Wish::Nap => talk.get_mut().nap(),
+    };
+    let end = drive(Pin::new(&mut talk), watch, terms.patience(Protocol::Http1), terms.stop, ask).await;
     let owed = match &end {
         End::Closed(Ok(())) => watch.owed() || watch.doubted(usize::MAX).is_some(),
         End::Closed(Err(error)) => error.is_parse(),
         _ => false,
     };
-    // A connection that became a tunnel has no parts left.
-    if owed && let Some(parts) = connection.into_parts() {
-        linger(parts.io.into_inner()).await;
+    if owed && let Some(stream) = talk.into_stream() {
+        linger(stream).await;
     }
     end
 }
@@ -128,10 +130,13 @@ where
 {
     let service = service_fn(|request| {
         let (request, unread) = receive(request);
-        answer(watch.begin(), unread, true, handle(request))
+        // Boxed before it is wrapped: each layer moves what it holds, and this holds a whole request.
+        answer(watch.begin(), unread, true, Box::pin(handle(request)))
     });
     let frames = Frames::new(Arc::clone(watch));
     let refused = frames.refused();
+    let io = Gathered::new(io);
+    let sender = io.clone();
     let (io, place) = Sifted::new(io, frames);
     let connection = http2::Builder::new(Streams { stall: terms.deadlines.body, watch: Arc::clone(watch) })
         .timer(TokioTimer::new())
@@ -147,12 +152,15 @@ where
         .keep_alive_timeout(PING_WITHIN)
         .serve_connection(TokioIo::new(io), service);
     // In a box, to be dropped before what it held is closed.
-    let mut judged = Judged { connection: Box::pin(connection), watch, refused, told: 0, tell };
-    let patience = terms.patience(Protocol::Http2);
-    let end = drive(Pin::new(&mut judged), watch, patience, terms.stop, |judged| {
-        judged.get_mut().connection.as_mut().graceful_shutdown();
-    })
-    .await;
+    let connection = Box::pin(Prompt { connection, sender });
+    let mut judged = Judged { connection, watch, refused, told: 0, tell };
+    let ask = |judged: Pin<&mut Judged<'_, Prompt<http2::Connection<_, _, _>, _>>>, wish| {
+        // Its buffers stay: hyper does not give them back.
+        if wish == Wish::Leave {
+            Pin::new(&mut judged.get_mut().connection.as_mut().get_mut().connection).graceful_shutdown();
+        }
+    };
+    let end = drive(Pin::new(&mut judged), watch, terms.patience(Protocol::Http2), terms.stop, ask).await;
     drop(judged);
     if let Some(io) = place.take() {
         part(io).await;
@@ -242,7 +250,7 @@ fn receive(request: Request<Incoming>) -> (Request<Inbound>, Unread) {
     (Request::from_parts(head, body), unread)
 }
 
-/// No `async fn`: that would hold the future of the whole request twice, as its argument and as what it awaits.
+/// No `async fn` here and above: that would hold the future of the whole request twice, as its argument and as what it awaits.
 fn answer(
     in_flight: InFlight,
     unread: Unread,
@@ -259,7 +267,7 @@ fn answer(
 }
 
 /// An answer's body: the request is in flight until it ends, and what was not read of it is kept.
-struct Answer {
+pub(super) struct Answer {
     body: Body,
     pace: Option<Arc<Pace>>,
     _unread: Unread,
@@ -303,6 +311,23 @@ impl http_body::Body for Answer {
     }
 }
 
+/// A connection that sends what it wrote once it has written all it can.
+struct Prompt<C, IO> {
+    connection: C,
+    sender: Gathered<IO>,
+}
+
+impl<C: Future + Unpin, IO: AsyncWrite + Unpin> Future for Prompt<C, IO> {
+    type Output = C::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<C::Output> {
+        let polled = Pin::new(&mut self.connection).poll(cx);
+        // Until it is sent the socket wakes this again; that it broke, hyper learns from its next read.
+        let _ = self.sender.poll_send(cx);
+        polled
+    }
+}
+
 /// Runs each HTTP/2 stream as a task that ends when its client takes nothing of the answer for too long: flow control lets a
 /// client hold an answer for ever while its connection looks alive. Dropping the stream resets it.
 #[derive(Clone)]
@@ -320,8 +345,7 @@ where
         let stall = self.stall;
         let pace = Arc::<Pace>::default();
         let watch = Arc::clone(&self.watch);
-        // Boxed before it is wrapped: each layer of a task moves what it holds, and a stream holds a whole request.
-        let stream = paced(Box::pin(stream), Arc::clone(&pace), stall);
+        let stream = paced(stream, Arc::clone(&pace), stall);
         tokio::spawn(PACE.scope(pace, async move {
             if stream.await == Paced::Stalled {
                 watch.stall();
@@ -378,7 +402,8 @@ async fn linger(mut io: impl AsyncRead + AsyncWrite + Unpin) {
     const MOST: usize = 16 * 1024 * 1024;
     let discard = async {
         let mut left = MOST;
-        let mut chunk = [0; 8192];
+        // Not in the future itself, which every connection has.
+        let mut chunk = vec![0; 8192];
         while let Ok(read @ 1..) = io.read(&mut chunk).await {
             left = left.saturating_sub(read);
             if left == 0 {

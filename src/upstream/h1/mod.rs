@@ -39,7 +39,7 @@ const MAX_INTERIM: usize = 128;
 
 /// What is read at first, and at most, in one go.
 const FIRST_READ: usize = 8 * 1024;
-const MOST_READ: usize = 256 * 1024;
+const MOST_READ: usize = 128 * 1024;
 /// Room behind what is expected: a read that does not fill its buffer has emptied the socket, and need not be repeated to know.
 const SLACK: usize = 64;
 

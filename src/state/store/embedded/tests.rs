@@ -247,8 +247,9 @@ fn a_full_disk_is_told_to_every_waiter_and_what_it_owes_is_written_before_anythi
 fn what_is_owed_is_written_at_the_close_where_there_is_room_again() {
     let dir = dir();
     with_a_row(dir.path());
-    let full = Arc::new(AtomicBool::new(true));
+    let full = Arc::new(AtomicBool::new(false));
     let store = small(dir.path(), &full);
+    full.store(true, Ordering::SeqCst);
     wait(store.write(vec![put(Table::Approvals, "revoked", "for good")])).expect_err("no room");
     full.store(false, Ordering::SeqCst);
     store.close();
