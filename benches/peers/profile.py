@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Instructions per request of doorward, every control on, by part: callgrind, as the difference of two request counts.
 
-    profile.py                      S1, S2, S5 and S11a; tables on stdout
-    profile.py --only S1 --top 40   and the functions, lines and allocations behind them
-    profile.py --check FILE         fails where a figure is more than 5 % above that in FILE (JSON), of the scenarios in it
-    profile.py --check FILE --update  writes it anew
+    profile.py                             S1, S2, S5 and S11a; tables on stdout
+    profile.py --only S1 --top 40          and the functions, lines and allocations behind them
+    profile.py --write benches/profile.md  puts the tables there
+    profile.py --check FILE                fails where a figure is more than 5 % above that in FILE (JSON), of the scenarios in it
+    profile.py --check FILE --update       writes it anew
 
 Instructions do not depend on the machine's speed or load; system calls count as none. What does depend on its make (copying
 and cryptography choose their code by processor) is in the tables, and not in the figures that are checked.
@@ -129,6 +130,23 @@ PARTS = (
 )
 
 
+# What a request pays for each, with all that it calls.
+CONTROLS = (
+    ("bans of the address", "doorward::state::bans::BanTable::of_client"),
+    ("host and canonical path", "doorward::gateway::inspect::target"),
+    ("route", "doorward::policy::route::RouteTable::find"),
+    ("limits, two of them", "doorward::gateway::Passage::charge"),
+    ("facts: certificate, approval, automation", "doorward::gateway::inspect::Scene::facts"),
+    ("decision", "doorward::policy::decide::<impl doorward::policy::Policy>::decide"),
+    ("all checks up to the permit", "doorward::gateway::Passage::judge"),
+    ("headers towards the application", "doorward::gateway::headers::towards_upstream"),
+    ("headers towards the client", "doorward::gateway::headers::towards_client"),
+    ("refusal", "doorward::gateway::respond::denial"),
+    ("record: access line and metrics", "doorward::events::Events::request"),
+)
+BEGIN, END = "<!-- counted: made by benches/peers/profile.py -->", "<!-- end of what was counted -->"
+
+
 def part_of(function, file, _line):
     """Where the code was written; what was inlined from the standard library goes to the function that it ended up in."""
     crate = crate_of(file) or crate_of_name(function)
@@ -218,6 +236,27 @@ def dump(peer):
     raise Failed("callgrind wrote no dump")
 
 
+def summary(counted):
+    """Markdown: each scenario by part, then the controls in all of them."""
+    text = []
+    for name, costs in counted.items():
+        total = costs.total()
+        text.append(f"\n## {name}: {report_name(name)}: {total:,.0f} instructions a request\n")
+        text.append(f"{costs.allocations():.0f} allocations a request.\n")
+        parts = [(part, cost) for part, cost in costs.by(part_of).most_common() if cost > total / 100]
+        text.append(run.report.table(["part", "instructions", "share"], [[part, f"{cost:,.0f}", f"{cost / total * 100:.1f} %"] for part, cost in parts]))
+    text.append("\n## The controls\n\nInstructions a request, with all that they call.\n")
+    whole = {name: costs.whole() for name, costs in counted.items()}
+    rows = [[what, *(f"{of[function]:,.0f}" if of[function] > 1 else "-" for of in whole.values())] for what, function in CONTROLS]
+    text.append(run.report.table(["control", *whole], rows))
+    return "\n".join(text)
+
+
+def write(path, text):
+    before, rest = path.read_text().split(BEGIN)
+    path.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}")
+
+
 def show(name, costs, top):
     total = costs.total()
     print(f"\n## {name}: {report_name(name)}: {total:,.0f} instructions a request\n")
@@ -254,6 +293,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", type=lambda text: text.split(","))
     parser.add_argument("--top", type=int, default=0)
+    parser.add_argument("--write", type=pathlib.Path, metavar="PAGE")
     parser.add_argument("--check", type=pathlib.Path, metavar="FILE")
     parser.add_argument("--update", action="store_true", help="write --check's FILE anew")
     parser.add_argument("--doorward", type=pathlib.Path, help="binary with symbols; built with --profile profiling when not given")
@@ -261,8 +301,8 @@ def main():
     parser.add_argument("--base-port", type=int, default=21500)
     options = parser.parse_args()
     options.proxy_core, options.load_core, options.seconds = 1, 0, 5
-    options.only = options.only or (CHECKED if options.check else ["S1", "S2", "S5", "S11a"])
-    figures = {}
+    options.only = options.only or (CHECKED if options.check and not options.write else ["S1", "S2", "S5", "S11a"])
+    figures, counted = {}, {}
     try:
         for tool in ("valgrind", "callgrind_control", "h2load", "openssl", "nginx"):
             if not shutil.which(tool):
@@ -277,16 +317,18 @@ def main():
             backend.start()
             try:
                 for name in options.only:
-                    costs = measure(lab, name)
+                    costs = counted[name] = measure(lab, name)
                     figures[name] = {"instructions": round(costs.portable()), "allocations": round(costs.allocations(), 1)}
                     show(name, costs, options.top)
             finally:
                 backend.stop()
     except (Failed, subprocess.SubprocessError) as failed:
         sys.exit(f"profile.py: {failed}")
+    if options.write:
+        write(options.write, summary(counted))
     if options.check and options.update:
         kept = json.loads(options.check.read_text()) if options.check.exists() else {}
-        options.check.write_text(json.dumps(kept | figures, indent=1) + "\n")
+        options.check.write_text(json.dumps(kept | {name: figures[name] for name in CHECKED if name in figures}, indent=1) + "\n")
     elif options.check:
         judge(figures, json.loads(options.check.read_text()))
 
