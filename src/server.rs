@@ -37,7 +37,7 @@ use crate::upstream::{Upstream, Upstreams};
 
 pub use check::check;
 use prepare::{Prepared, wanted};
-use process::{announce, watch_signals};
+use process::{announce, say_on_stderr, watch_signals};
 use watch::{Prints, Watch};
 use workers::Crew;
 
@@ -84,6 +84,7 @@ pub enum StartError {
 /// Runs the gateway until it is told to stop. Blocks.
 pub fn run(path: &Path, options: Options) -> Result<(), StartError> {
     if options.process {
+        say_on_stderr();
         // A refusal leaves the limit as it was; `accept` backs off when it is reached.
         let _ = rlimit::increase_nofile_limit(u64::MAX);
     }
@@ -131,7 +132,6 @@ impl Roof {
     fn start(path: &Path, options: Options) -> Result<Live, StartError> {
         let clock = options.clock.clone().unwrap_or_else(Clock::system);
         let now = clock.now();
-        let read = Prints::of(vec![path.to_path_buf()]);
         let (mut prepared, warnings) = Prepared::load(path, None).map_err(StartError::Config)?;
         let config = Arc::clone(&prepared.config);
         if options.process && !warnings.list.is_empty() {
@@ -171,7 +171,7 @@ impl Roof {
             draining: AtomicBool::new(false),
             reloading: tokio::sync::Mutex::new(()),
             retarget: tokio::sync::Notify::new(),
-            read: Mutex::new(read),
+            read: Mutex::default(),
             overflows: Default::default(),
             expiring: Mutex::default(),
             started: now,
@@ -182,7 +182,7 @@ impl Roof {
 
     /// Swaps, reconciles, opens and closes doors. Cannot fail; returns the live generation.
     fn commit(self: &Arc<Self>, prepared: Prepared) -> u64 {
-        let Prepared { config, tls, upstreams, sockets, metrics } = prepared;
+        let Prepared { config, tls, upstreams, sockets, metrics, read } = prepared;
         let (gateway, policy) = (&self.gateway, &config.policy);
         let generation = self.generation.fetch_add(1, Ordering::SeqCst) + 1;
         self.tell_files(generation, &config, &tls);
@@ -201,6 +201,7 @@ impl Roof {
         let policy = Arc::clone(policy);
         gateway.snapshot.store(Arc::new(Snapshot { generation, policy, tls, upstreams, config: Arc::clone(&config) }));
         self.open_doors(&config, sockets, metrics);
+        *self.read() = read;
         self.retarget.notify_one();
         generation
     }
@@ -288,7 +289,6 @@ impl Roof {
     async fn reload(self: &Arc<Self>) -> Result<TakenOver, String> {
         let _one_at_a_time = self.reloading.lock().await;
         let roof = Arc::clone(self);
-        let read = Prints::of(self.files());
         let prepared = tokio::task::spawn_blocking(move || {
             let (mut prepared, found) = Prepared::load(&roof.path, Some(&roof))?;
             prepared.upstreams = roof.upstreams.prepare(&prepared.config.upstreams, prepared.tls.upstream_clients());
@@ -298,7 +298,6 @@ impl Roof {
         .map_err(|panicked| panicked.to_string())?;
         match prepared {
             Ok((prepared, warnings)) => {
-                *self.read.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = read;
                 let generation = self.commit(prepared);
                 let told = Event::ConfigReloaded { generation, path: self.path.clone(), warnings: warnings.clone() };
                 self.gateway.events.emit(told);
@@ -325,6 +324,10 @@ impl Roof {
             clock: self.gateway.clock.clone(),
             control: Arc::new(Lent(Arc::clone(self))),
         }
+    }
+
+    fn read(&self) -> MutexGuard<'_, Prints> {
+        self.read.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     fn doors(&self) -> MutexGuard<'_, Doors> {
@@ -428,13 +431,12 @@ impl Live {
 impl Roof {
     /// Until it is told to stop: files that change, tables that want sweeping.
     async fn tend(self: &Arc<Self>, stop: &CancellationToken) {
-        let read = || std::mem::take(&mut *self.read.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
-        let mut watch = Watch::new(self.files(), &read());
+        let mut watch = Watch::new(self.files(), &self.read());
         let mut sweep = tokio::time::interval(SWEEP);
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.retarget.notified() => watch.retarget(self.files(), &read()),
+                () = self.retarget.notified() => watch.retarget(self.files(), &self.read()),
                 () = watch.changed() => self.reload_unasked().await,
                 _ = sweep.tick() => self.sweep(),
             }

@@ -91,8 +91,9 @@ async fn told(
     admin.events.emit(Event::ApprovalChanged { id: approval.id.clone(), action, by, reason });
     written.map_err(|error| {
         admin.events.emit(Event::StoreFailed { action: "write the register of approvals", error: error.to_string() });
-        let told = format!("{} is {action} in memory only, and not after a restart: {error}", approval.id);
-        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, told).help("mend the store and give the command again")
+        let told = format!("{} is {action} in memory only, until the store takes it: {error}", approval.id);
+        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, told)
+            .help("mend the store; the gateway keeps trying for as long as it runs")
     })
 }
 

@@ -38,8 +38,9 @@ pub(super) async fn add(admin: &Admin, change: Change) -> Handled {
         Ok(()) => json(&BanView::from(ban)),
         Err(error) => {
             admin.events.emit(Event::StoreFailed { action: "add a ban", error: error.to_string() });
-            let told = format!("the ban of {} holds in memory only and will not outlive a restart: {error}", ban.key);
-            Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, told).help("mend the store and add the ban again"))
+            let told = format!("the ban of {} holds in memory only, until the store takes it: {error}", ban.key);
+            Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, told)
+                .help("mend the store; the gateway keeps trying for as long as it runs"))
         }
     }
 }
@@ -58,8 +59,9 @@ pub(super) async fn lift(admin: &Admin, change: Change) -> Handled {
         Ok(()) => json(&BanView::from(ban)),
         Err(error) => {
             admin.events.emit(Event::StoreFailed { action: "lift a ban", error: error.to_string() });
-            let told = format!("the ban of {} is lifted in memory only and will be back after a restart: {error}", ban.key);
-            Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, told).help("mend the store, then ban and lift again"))
+            let told = format!("the ban of {} is lifted in memory only, until the store takes it: {error}", ban.key);
+            Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, told)
+                .help("mend the store; the gateway keeps trying for as long as it runs"))
         }
     }
 }

@@ -5,9 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::Roof;
+use super::watch::Prints;
 use crate::config::{self, Config, Diagnostic, Diagnostics, Located};
 use crate::gateway::listener::{self, ListenerKind, Sockets};
-use crate::tls::TlsState;
+use crate::tls::{self, TlsState};
 use crate::upstream::Upstream;
 
 /// A config made ready: everything that can fail has been done, nothing live was touched.
@@ -17,12 +18,20 @@ pub(super) struct Prepared {
     pub upstreams: Vec<Arc<Upstream>>,
     pub sockets: Vec<(SocketAddr, Sockets)>,
     pub metrics: Option<(SocketAddr, TcpListener)>,
+    /// The config and the files it names, as they were before they were read.
+    pub read: Prints,
 }
 
 impl Prepared {
     /// Loads and checks everything behind a config. Fails closed: with any error nothing comes of it.
     pub fn load(path: &Path, live: Option<&Roof>) -> Result<(Self, Diagnostics), Diagnostics> {
-        let (config, mut found) = config::load(path)?;
+        let mut read = Prints::of(live.map_or_else(|| vec![path.to_path_buf()], Roof::files));
+        let (mut config, mut found) = config::load(path)?;
+        if read.add(&config.signer_keys) {
+            // Keys named anew were read before anybody could look at them.
+            (config, found) = config::load(path)?;
+        }
+        read.add(&tls::files_of(&config));
         let config = Arc::new(config);
         let snapshot = live.map(|roof| roof.gateway.snapshot.load_full());
         if let Some(snapshot) = &snapshot {
@@ -39,7 +48,7 @@ impl Prepared {
             found.list.extend(probe_logs(&config));
         }
         let (Some(tls), false) = (tls, found.has_errors()) else { return Err(found) };
-        let mut prepared = Self { config, tls, upstreams: Vec::new(), sockets: Vec::new(), metrics: None };
+        let mut prepared = Self { config, tls, upstreams: Vec::new(), sockets: Vec::new(), metrics: None, read };
         match prepared.bind(live) {
             Ok(()) => Ok((prepared, found)),
             Err(errors) => {

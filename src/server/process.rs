@@ -1,5 +1,6 @@
 //! What only a process has: signals, the ready line, the service manager.
 
+use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -18,6 +19,16 @@ pub(super) fn announce(bound: &Bound, generation: u64) {
         bound.admin.display()
     );
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+}
+
+/// Has what no event tells said on stderr; `RUST_LOG` chooses otherwise.
+pub(super) fn say_on_stderr() {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,doorward=info"));
+    let ansi = std::io::stderr().is_terminal();
+    let said = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi).with_target(false);
+    // A program that holds the gateway may listen already.
+    let _ = said.try_init();
 }
 
 /// TERM, INT and QUIT drain, a second one ends at once; HUP reloads; USR1 reopens logs.

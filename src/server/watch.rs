@@ -38,6 +38,15 @@ impl Prints {
     pub fn of(files: Vec<PathBuf>) -> Self {
         Self(files.into_iter().map(|file| (file.clone(), print(&file))).collect())
     }
+
+    /// Takes in what is not among them yet, as it is now; whether there was any.
+    pub fn add(&mut self, files: &[PathBuf]) -> bool {
+        let before = self.0.len();
+        for file in files {
+            self.0.entry(file.clone()).or_insert_with(|| print(file));
+        }
+        self.0.len() > before
+    }
 }
 
 impl Watch {
@@ -110,4 +119,29 @@ fn directory(file: &Path) -> PathBuf {
 fn print(file: &Path) -> Print {
     let found = std::fs::metadata(file).ok()?;
     Some((found.ino(), found.len(), found.mtime(), found.mtime_nsec()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_changes_after_it_was_read_and_before_it_is_watched_is_seen_and_so_again_after_each_retarget() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let [old, new] = ["old.pem", "new.pem"].map(|name| folder.path().join(name));
+        std::fs::write(&old, "1").expect("writable");
+        std::fs::write(&new, "1").expect("writable");
+        let mut read = Prints::of(vec![old.clone()]);
+        assert!(read.add(&[new.clone()]), "a file named anew");
+        assert!(!read.add(&[old.clone(), new.clone()]));
+        std::fs::write(&new, "22").expect("writable");
+        assert!(!read.add(&[new.clone()]), "what was read stays what it was");
+
+        let mut watch = Watch::new(vec![old.clone(), new.clone()], &read);
+        // As at a start, which retargets at once.
+        watch.retarget(vec![old.clone(), new.clone()], &read);
+        watch.changed().await;
+        watch.retarget(vec![old, new], &read);
+        watch.changed().await;
+    }
 }

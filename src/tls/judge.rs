@@ -43,12 +43,11 @@ impl Judge {
     /// Judges a presented chain, leaf first. Fails closed: a certificate holds only if one set vouches for all of it: path,
     /// times, revocation status, client EKU, lifetime and exactly one identity name.
     pub(super) fn judge(&self, chain: &[CertificateDer<'_>], wall: Timestamp) -> CertVerdict {
-        match self.vouched(chain, wall) {
-            Ok((identity, valid_until)) => CertVerdict { result: Ok(Arc::new(identity)), valid_until },
-            Err(cause) => {
-                CertVerdict { result: Err(cause), valid_until: wall.saturating_add(REFUSAL_KEPT).unwrap_or(Timestamp::MAX) }
-            }
-        }
+        let (result, valid_until) = match self.vouched(chain, wall) {
+            Ok((identity, until)) => (Ok(Arc::new(identity)), until),
+            Err(cause) => (Err(cause), wall.saturating_add(REFUSAL_KEPT).unwrap_or(Timestamp::MAX)),
+        };
+        CertVerdict { result, judged_at: wall, valid_until }
     }
 
     fn vouched(&self, chain: &[CertificateDer<'_>], wall: Timestamp) -> Result<(Identity, Timestamp), CertCause> {

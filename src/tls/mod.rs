@@ -70,8 +70,17 @@ pub struct UnknownServerName;
 #[derive(Clone, Debug)]
 pub struct CertVerdict {
     pub result: Result<Arc<Identity>, CertCause>,
+    /// When it was judged; a clock that reads less was set back, and the verdict says nothing of that time.
+    pub judged_at: Timestamp,
     /// The earliest end of any certificate in the path or CRL behind it; judge again from here on.
     pub valid_until: Timestamp,
+}
+
+impl CertVerdict {
+    /// Whether it may be kept. Fails closed: only for the time between its judgement and its end, whichever way the clock steps.
+    pub fn stands_at(&self, wall: Timestamp) -> bool {
+        self.judged_at <= wall && wall < self.valid_until
+    }
 }
 
 /// A certificate refused in a handshake or judged not to hold, for the event. Text is unverified, capped, escaped.
@@ -152,7 +161,10 @@ impl TlsState {
     pub fn judge(&self, site: SiteId, chain: &[CertificateDer<'_>], now: Now) -> CertVerdict {
         match self.sites.get(site.0).and_then(|site| site.judge.as_ref()) {
             Some(judge) => judge.judge(chain, now.wall),
-            None => CertVerdict { result: Err(CertCause::UnknownIssuer), valid_until: Timestamp::MAX },
+            None => {
+                let result = Err(CertCause::UnknownIssuer);
+                CertVerdict { result, judged_at: now.wall, valid_until: Timestamp::MAX }
+            }
         }
     }
 
@@ -292,7 +304,8 @@ fn uncovered_hosts(config: &Config, certificates: &ServerCertificates) -> Vec<Di
         .collect()
 }
 
-fn files_of(config: &Config) -> Vec<PathBuf> {
+/// Every file that [`TlsState::prepare`] reads for a config.
+pub fn files_of(config: &Config) -> Vec<PathBuf> {
     let upstream_keys = config.upstreams.iter().filter_map(|upstream| upstream.client_certificate.as_ref());
     let pairs = config.tls.certificates.iter().chain(upstream_keys).flat_map(|files| [&files.chain, &files.key]);
     let sets = config.client_cas.iter().flat_map(|set| set.roots.iter().chain(&set.crls));

@@ -65,7 +65,7 @@ async fn watch(server: Arc<Server>, spec: HealthSpec, timeouts: UpstreamTimeouts
 
 /// One check: `GET path` is answered by 2xx or 3xx.
 async fn check(server: &Server, path: &str, connect: Duration) -> Result<(), String> {
-    let mut wire = dial(server, false, connect, None).await?;
+    let wire = dial(server, false, connect, None).await?;
     let request = Request::get(path)
         .header(HOST, &server.authority)
         .header(USER_AGENT, HeaderValue::from_static("doorward-health"))

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, Empty, Full, StreamBody};
@@ -64,12 +65,11 @@ fn get(path: &str) -> Request<Body> {
     Request::get(path).header("host", "portal.example.com").body(empty()).unwrap()
 }
 
-/// Reads to the end as the gateway does, then lets the connection go.
+/// Reads to the end.
 async fn finish(reply: Reply) -> (StatusCode, Bytes, Option<HeaderMap>) {
-    let Reply { response, mut guard, .. } = reply;
+    let Reply { response, .. } = reply;
     let status = response.status();
     let whole = response.into_body().collect().await.unwrap();
-    guard.ended();
     let trailers = whole.trailers().cloned();
     (status, whole.to_bytes(), trailers)
 }
@@ -162,15 +162,16 @@ async fn trap_a_connection_whose_response_was_not_read_is_never_used_again() {
 }
 
 #[tokio::test]
-async fn a_connection_that_nobody_vouched_for_is_closed() {
+async fn a_connection_whose_request_has_not_ended_is_closed_with_its_answer() {
     let server = raw(OK, false).await;
     let (pool, upstream) = (Pool::new(), plain(&[server.address]));
-    let reply = pool.send(&upstream, get("/")).await.unwrap();
-    let Reply { response, guard, .. } = reply;
-    response.into_body().collect().await.unwrap();
-    drop(guard);
-    finish(pool.send(&upstream, get("/")).await.unwrap()).await;
-    assert_eq!(server.connections.load(Ordering::SeqCst), 2);
+    for used in 1..=3 {
+        let half = futures_util::stream::iter([Ok(Frame::data(Bytes::from("half")))]).chain(futures_util::stream::pending());
+        let request = Request::post("/").header("host", "a").body(StreamBody::new(half).boxed_unsync()).unwrap();
+        assert_eq!(finish(pool.send(&upstream, request).await.unwrap()).await.1, "ok");
+        assert_eq!((pool.idle(), upstream.servers[0].capacity.seats()), (0, 0));
+        assert_eq!(server.connections.load(Ordering::SeqCst), used);
+    }
 }
 
 #[tokio::test]
@@ -230,14 +231,16 @@ async fn a_request_that_may_have_been_sent_is_never_sent_again() {
 
 #[tokio::test]
 async fn what_is_unsent_comes_back_whole() {
-    let server = raw(OK, true).await;
-    let upstream = plain(&[server.address]);
-    let mut wire = connect::dial(&upstream.servers[0], false, PATIENCE, None).await.unwrap();
-    assert!(wire.exchange(&upstream.servers[0], outgoing::wrap(get("/")).0).await.is_ok());
-    let connect::Wire::H1(sender) = &wire else { panic!("not HTTP/1.1") };
-    until("the end is noticed", || sender.is_closed()).await;
+    let upstream = plain(&[raw(OK, true).await.address]);
+    let server = &upstream.servers[0];
+    let wire = connect::dial(server, false, PATIENCE, None).await.unwrap();
+    let Ok(response) = wire.exchange(server, outgoing::wrap(get("/")).0).await else { panic!("an answer") };
+    let connect::Incoming::H1(mut body) = response.into_body() else { panic!("not HTTP/1.1") };
+    (&mut body).collect().await.unwrap();
+    let mut kept = body.reclaim().unwrap();
+    until("the end is noticed", || !kept.is_quiet()).await;
     let (request, _) = outgoing::wrap(Request::post("/x").body(full("intact")).unwrap());
-    let Err(connect::Failure::Unsent(back, _)) = wire.exchange(&upstream.servers[0], request).await else {
+    let Err(connect::Failure::Unsent(back, _)) = connect::Wire::H1(kept).exchange(server, request).await else {
         panic!("it must come back")
     };
     assert_eq!(back.into_body().collect().await.unwrap().to_bytes(), "intact");

@@ -23,7 +23,7 @@ use super::report::Report;
 const CLIENTS: u64 = 10_000_000;
 /// What ARCHITECTURE.md states for each table when it is full.
 const LIMITS_MIB: u64 = 64;
-const GUESSES_MIB: u64 = 256;
+const GUESSES_MIB: u64 = 288;
 const BANS_MIB: u64 = 512;
 const SUCCESSES_MIB: u64 = 512;
 const SECOND: Duration = Duration::from_secs(1);

@@ -7,6 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::common::hello::{Said, refused, said};
 use crate::common::honest::Honest;
 use crate::common::recorder::Recorder;
+use crate::common::rehandshake::try_all;
 use crate::common::within;
 use crate::report::{OPEN, Report};
 
@@ -40,6 +41,9 @@ pub fn play(report: &mut Report) {
             Some(&gateway),
             None,
         );
+    }
+    for tried in report.run(try_all(&door, &recorder)) {
+        report.judge(tried.name, tried.expected, &tried.seen, Some(&gateway), None);
     }
     let started = Instant::now();
     let (half, fared) = report

@@ -122,7 +122,8 @@ impl Framed {
     }
 
     pub async fn send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        within(self.stream.write_all(bytes)).await?
+        within(self.stream.write_all(bytes)).await??;
+        within(self.stream.flush()).await?
     }
 
     /// The next frame; `Ok(None)` after a close_notify.

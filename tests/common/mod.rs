@@ -10,6 +10,7 @@ pub mod hello;
 pub mod honest;
 pub mod play;
 pub mod recorder;
+pub mod rehandshake;
 
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -17,9 +18,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -56,17 +58,27 @@ impl Door {
     }
 
     fn client(&self, alpn: &str) -> std::io::Result<Arc<ClientConfig>> {
+        self.client_of(alpn, doorward::tls::provider(), rustls::DEFAULT_VERSIONS).map(Arc::new)
+    }
+
+    /// Trusts the gateway's CA.
+    pub fn client_of(
+        &self,
+        alpn: &str,
+        provider: Arc<CryptoProvider>,
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> std::io::Result<ClientConfig> {
         let mut roots = RootCertStore::empty();
         for root in CertificateDer::pem_file_iter(&self.roots).map_err(std::io::Error::other)? {
             roots.add(root.map_err(std::io::Error::other)?).map_err(std::io::Error::other)?;
         }
-        let mut config = ClientConfig::builder_with_provider(doorward::tls::provider())
-            .with_safe_default_protocol_versions()
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(versions)
             .map_err(std::io::Error::other)?
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
-        Ok(Arc::new(config))
+        Ok(config)
     }
 }
 

@@ -28,6 +28,7 @@ pub async fn play(door: &Door, recorder: &Recorder, form: &Form, from: [u8; 2]) 
     let mut stream = door.tls(from, "http/1.1").await?;
     // The peer may have closed already: then the answer tells.
     let _ = stream.write_all(&form.bytes).await;
+    let _ = stream.flush().await;
     if form.ends {
         let _ = stream.shutdown().await;
     }
@@ -44,6 +45,7 @@ pub async fn play(door: &Door, recorder: &Recorder, form: &Form, from: [u8; 2]) 
         }
     }
     let _ = stream.write_all(form.then.unwrap_or(CANARY)).await;
+    let _ = stream.flush().await;
     let mut kept = false;
     if open && form.then.is_none() {
         kept = within(reader.answer(&mut stream, false)).await?.is_some_and(|answer| answer.status == 200);

@@ -6,11 +6,13 @@ mod approvals;
 mod architecture;
 mod cert_abuse;
 mod cli;
+mod clock_steps;
 #[path = "../common/mod.rs"]
 #[allow(dead_code)]
 mod common;
 mod config;
 mod demo;
+mod disk_full;
 mod door;
 mod drain;
 mod forward;
@@ -18,6 +20,7 @@ mod framing;
 mod framing_table;
 mod headers;
 mod http2_abuse;
+mod http2_memory;
 mod limits;
 mod logins;
 mod memory;

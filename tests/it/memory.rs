@@ -32,7 +32,7 @@ fn a_connection_that_had_its_requests_and_rests_holds_no_buffers() {
                     tokio::time::sleep(Duration::from_millis(250)).await;
                 }
             }
-            gateway.resident()
+            gateway.memory().0
         };
         let before = hold(8, FIRST).await;
         let after = hold(9, MORE).await;

@@ -6,6 +6,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::common::Door;
 use crate::common::hello::{Hello, Said, handshake, record, refused, said};
+use crate::common::recorder::Recorder;
+use crate::common::rehandshake::try_all;
 use crate::support::{BASE, OPEN_SITE, Stage, open, run};
 
 async fn stage() -> (Stage, Door) {
@@ -79,6 +81,22 @@ fn a_hello_in_any_pieces_is_one_hello_and_compression_is_never_chosen() {
         }
         let padded = Hello { padding: 12_000, ..Hello::default() };
         assert!(matches!(said(&answer(&door, [121, 11], &padded.records(4_000)).await), Said::Hello | Said::Alert(_)));
+        tokio::task::spawn_blocking(move || drop(stage)).await.expect("closed");
+    });
+}
+
+#[test]
+fn trap_early_data_renegotiation_and_floods_around_the_handshake_are_refused_and_small_records_are_not() {
+    run(async {
+        let recorder = Recorder::start().await.expect("a recorder");
+        let text = BASE.replace("{portal}", &recorder.address.to_string());
+        let stage = tokio::task::spawn_blocking(move || open(&format!("{text}{OPEN_SITE}"))).await.expect("a stage");
+        let door = Door { https: stage.https(), roots: stage.pki.folder.join("server-ca.pem") };
+        let tried = try_all(&door, &recorder).await;
+        let differ: Vec<_> = tried.iter().filter(|tried| tried.seen != tried.expected).collect();
+        let differ: Vec<_> =
+            differ.iter().map(|tried| format!("{}: {}, expected {}", tried.name, tried.seen, tried.expected)).collect();
+        assert!(differ.is_empty(), "{}", differ.join("\n"));
         tokio::task::spawn_blocking(move || drop(stage)).await.expect("closed");
     });
 }

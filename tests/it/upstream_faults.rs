@@ -381,6 +381,8 @@ async fn ask(stage: &Stage, from: [u8; 2], method: &str, path: &str) -> String {
     let asked = async {
         let mut client = Visitor::new(stage, from).tls().await.unwrap();
         client.write_all(request.as_bytes()).await.unwrap();
+        // Many ask in one task: a socket may put a write off when the task has had its share, and TLS keeps it until the flush.
+        client.flush().await.unwrap();
         let mut answer = Vec::new();
         let ended = tokio::io::AsyncReadExt::read_to_end(&mut client, &mut answer).await;
         (answer, ended.is_ok())

@@ -115,7 +115,7 @@ impl Stage {
         let file = folder.path().join("doorward.toml");
         fs::write(&file, config(&pki.folder, &folder.path().join("state"), portal.address))?;
         let (tap, events) = mpsc::unbounded_channel();
-        let (stop, gateway, bound) = start(&file, tap)?;
+        let (stop, gateway, bound) = start(&file, tap, None)?;
         Ok(Self { folder, pki, portal, bound, config: file, stop, gateway: Some(gateway), _portal: runtime, events })
     }
 
@@ -131,8 +131,13 @@ impl Stage {
 
     /// Starts the gateway again on the same state; ports may differ.
     pub fn reopen(&mut self) -> Result<(), Error> {
+        self.reopen_by(None)
+    }
+
+    /// The same by another clock than the system's.
+    pub fn reopen_by(&mut self, clock: Option<Clock>) -> Result<(), Error> {
         let (tap, events) = mpsc::unbounded_channel();
-        let (stop, gateway, bound) = start(&self.config, tap)?;
+        let (stop, gateway, bound) = start(&self.config, tap, clock)?;
         (self.stop, self.gateway, self.bound, self.events) = (stop, Some(gateway), bound, events);
         Ok(())
     }
@@ -157,7 +162,7 @@ impl Drop for Stage {
 
 type Started = (CancellationToken, JoinHandle<Result<(), StartError>>, Bound);
 
-fn start(config: &Path, tap: mpsc::UnboundedSender<String>) -> Result<Started, Error> {
+fn start(config: &Path, tap: mpsc::UnboundedSender<String>, clock: Option<Clock>) -> Result<Started, Error> {
     let (ready, bound) = std::sync::mpsc::channel();
     let stop = CancellationToken::new();
     let options = Options {
@@ -166,6 +171,7 @@ fn start(config: &Path, tap: mpsc::UnboundedSender<String>) -> Result<Started, E
         })),
         stop: Some(stop.clone()),
         tap: Some(tap),
+        clock,
         ..Options::default()
     };
     let file = config.to_path_buf();

@@ -27,7 +27,7 @@ use crate::upstream::{Body, BodyError};
 use super::super::Dropped;
 use super::super::inbound::{Ambiguous, Inbound, Unread};
 use super::drive::{End, Patience, Protocol, Wish, drive};
-use super::frames::Frames;
+use super::frames::{Frames, Refused};
 use super::gather::Gathered;
 use super::heads::Heads;
 use super::nap::Talk;
@@ -116,12 +116,13 @@ where
     end
 }
 
-/// Serves HTTP/2 to its end.
+/// Serves HTTP/2 to its end; what h2 refuses by itself is told.
 pub(super) async fn http2<IO, F>(
     io: IO,
     watch: &Arc<Watch>,
     terms: &Terms<'_>,
     handle: impl Fn(Request<Inbound>) -> F,
+    tell: &(dyn Fn(Refusal) + Sync),
 ) -> End<hyper::Error>
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -134,7 +135,9 @@ where
     });
     let io = Gathered::new(io);
     let sender = io.clone();
-    let (io, place) = Sifted::new(io, Frames::new(Arc::clone(watch)));
+    let frames = Frames::new(Arc::clone(watch));
+    let refused = frames.refused();
+    let (io, place) = Sifted::new(io, frames);
     let connection = http2::Builder::new(Streams { stall: terms.deadlines.body, watch: Arc::clone(watch) })
         .timer(TokioTimer::new())
         .max_concurrent_streams(terms.caps.streams)
@@ -149,19 +152,65 @@ where
         .keep_alive_timeout(PING_WITHIN)
         .serve_connection(TokioIo::new(io), service);
     // In a box, to be dropped before what it held is closed.
-    let mut connection = Box::pin(Prompt { connection, sender });
-    let ask = |prompt: Pin<&mut Prompt<http2::Connection<_, _, _>, _>>, wish| {
+    let connection = Box::pin(Prompt { connection, sender });
+    let mut judged = Judged { connection, watch, refused, told: 0, tell };
+    let ask = |judged: Pin<&mut Judged<'_, Prompt<http2::Connection<_, _, _>, _>>>, wish| {
         // Its buffers stay: hyper does not give them back.
         if wish == Wish::Leave {
-            Pin::new(&mut prompt.get_mut().connection).graceful_shutdown();
+            Pin::new(&mut judged.get_mut().connection.connection).graceful_shutdown();
         }
     };
-    let end = drive(connection.as_mut(), watch, terms.patience(Protocol::Http2), terms.stop, ask).await;
-    drop(connection);
+    let end = drive(Pin::new(&mut judged), watch, terms.patience(Protocol::Http2), terms.stop, ask).await;
+    drop(judged);
     if let Some(io) = place.take() {
         part(io).await;
     }
     end
+}
+
+/// A stream that h2 refused by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    /// The code that it was reset with; `None`: it was answered, 431.
+    pub reset: Option<&'static str>,
+    /// It was a request by then, with a record of its own.
+    pub begun: bool,
+}
+
+/// An HTTP/2 connection, and what it refused since it was last looked at.
+struct Judged<'a, C> {
+    connection: Pin<Box<C>>,
+    watch: &'a Watch,
+    refused: Arc<Refused>,
+    /// Heads told as refused.
+    told: usize,
+    tell: &'a (dyn Fn(Refusal) + Sync),
+}
+
+impl<C: Future> Future for Judged<'_, C> {
+    type Output = C::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<C::Output> {
+        let polled = self.connection.as_mut().poll(cx);
+        // While the socket takes nothing h2 may not have read what came, nor said what it thinks of it.
+        if self.watch.blocked().is_none() {
+            self.settle();
+        }
+        polled
+    }
+}
+
+impl<C> Judged<'_, C> {
+    /// By now every head that came whole is a request or was refused.
+    fn settle(&mut self) {
+        let unbegun = self.refused.heads().map_or(0, |heads| heads.saturating_sub(self.watch.requests() + self.told));
+        let (resets, code) = self.refused.take_resets();
+        for place in 0..unbegun.max(resets) {
+            let refusal = Refusal { reset: (place < resets).then_some(code), begun: place >= unbegun };
+            (self.tell)(refusal);
+        }
+        self.told += unbegun;
+    }
 }
 
 /// What a connection did that is not HTTP, where that is why it ended; `None` for those who only left.

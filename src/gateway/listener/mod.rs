@@ -88,7 +88,7 @@ where
     let wire = Wire::new(stream, Bytes::new(), Arc::clone(&watch), None);
     let (peer, client) = (connection.peer, connection.client.ip);
     let end = converse(worker, connection, wire, h2, &watch, stop).await;
-    tell(worker, end, &watch, peer, client);
+    tell(worker, end, &watch, version(h2), peer, client);
 }
 
 /// Not tokio's listener: it would register each socket for readiness before its peer is known to be welcome.
@@ -259,18 +259,18 @@ impl Door {
         }
         let held = Held { _slot: slot, _client: client_slot, _open: self.open.token() };
         let wire = Wire::new(stream, ahead, Arc::clone(watch), Some(held));
-        let end = match self.kind {
+        let (version, end) = match self.kind {
             // Boxed: an idle connection's task would else be as large as the largest of these, for as long as it lives.
-            ListenerKind::PlainHttp => Box::pin(self.refuse_plain(wire, watch, peer, client)).await,
+            ListenerKind::PlainHttp => (Version::HTTP_11, Box::pin(self.refuse_plain(wire, watch, peer, client)).await),
             ListenerKind::Https => match Box::pin(handshake::secure(&self.worker, wire, watch, peer, client)).await {
                 Some(secured) => {
                     watch.forget();
-                    Box::pin(self.speak(secured, watch)).await
+                    (version(secured.h2), Box::pin(self.speak(secured, watch)).await)
                 }
                 None => return,
             },
         };
-        tell(&self.worker, end, watch, peer, client.ip);
+        tell(&self.worker, end, watch, version, peer, client.ip);
     }
 
     /// Reads a source's PROXY header; the client that it names is checked as if it had come itself.
@@ -336,11 +336,20 @@ where
     let config = Arc::clone(&worker.gateway.snapshot.load().config);
     let terms = http::Terms { caps: &config.caps, deadlines: &config.deadlines, stop };
     let handle = |request| Arc::clone(worker).handle(Arc::clone(&connection), request);
-    if h2 { http::http2(stream, watch, &terms, handle).await } else { http::http1(stream, watch, &terms, true, handle).await }
+    if h2 {
+        let (peer, client) = (connection.peer, connection.client.ip);
+        http::http2(stream, watch, &terms, handle, &|refusal| tell_refusal(worker, refusal, peer, client)).await
+    } else {
+        http::http1(stream, watch, &terms, true, handle).await
+    }
+}
+
+fn version(h2: bool) -> Version {
+    if h2 { Version::HTTP_2 } else { Version::HTTP_11 }
 }
 
 /// Who merely left, or was idle between requests, is no event.
-fn tell(worker: &Worker, end: End<hyper::Error>, watch: &Watch, peer: IpAddr, client: IpAddr) {
+fn tell(worker: &Worker, end: End<hyper::Error>, watch: &Watch, version: Version, peer: IpAddr, client: IpAddr) {
     let breach = |cause: &str| Event::ProtocolError { client, cause: cause.to_owned() };
     if let Some(cause) = watch.condemned() {
         return worker.gateway.events.emit(breach(cause));
@@ -350,14 +359,14 @@ fn tell(worker: &Worker, end: End<hyper::Error>, watch: &Watch, peer: IpAddr, cl
         End::Closed(Ok(())) | End::Idle | End::Condemned => return,
         End::Closed(Err(error)) => match http::breach(&error) {
             Some(cause) => {
-                record(worker, http::bare_status(&error), &cause, peer, client);
+                record(worker, version, http::bare_status(&error), &cause, peer, client);
                 breach(&cause)
             }
             None => return,
         },
         End::Silent => Event::ConnectionRefused { peer, client: Some(client), cause: ConnectionCause::IdleTimeout },
         End::HeadTimeout => {
-            record(worker, None, SLOW_HEAD, peer, client);
+            record(worker, version, None, SLOW_HEAD, peer, client);
             breach(SLOW_HEAD)
         }
         End::Stalled => breach("the client took nothing of its answer in time"),
@@ -365,8 +374,20 @@ fn tell(worker: &Worker, end: End<hyper::Error>, watch: &Watch, peer: IpAddr, cl
     worker.gateway.events.emit(event);
 }
 
+fn tell_refusal(worker: &Worker, refusal: http::Refusal, peer: IpAddr, client: IpAddr) {
+    let cause = match refusal.reset {
+        Some(code) => format!("an HTTP/2 stream was reset with {code}"),
+        None => "the head of an HTTP/2 request is larger than caps.head".to_owned(),
+    };
+    if !refusal.begun {
+        let status = refusal.reset.is_none().then_some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+        record(worker, Version::HTTP_2, status, &cause, peer, client);
+    }
+    worker.gateway.events.emit(Event::ProtocolError { client, cause });
+}
+
 /// The record of what was refused before there was a request: its line is not known, so neither is its method.
-fn record(worker: &Worker, status: Option<StatusCode>, cause: &str, peer: IpAddr, client: IpAddr) {
+fn record(worker: &Worker, version: Version, status: Option<StatusCode>, cause: &str, peer: IpAddr, client: IpAddr) {
     let gateway = &worker.gateway;
     let (now, generation) = (gateway.clock.now(), gateway.snapshot.load().generation);
     let record = RequestRecord {
@@ -376,11 +397,11 @@ fn record(worker: &Worker, status: Option<StatusCode>, cause: &str, peer: IpAddr
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => Reason::HeadTooLarge,
             _ => Reason::BadRequest,
         }),
-        cause: Some(cause.to_owned()),
+        cause: Some(cause.to_owned().into()),
         cut: status.is_none(),
-        ..RequestRecord::begun(DecisionId::fresh(now.wall), now.wall, generation, [client, peer], Version::HTTP_11)
+        ..RequestRecord::begun(DecisionId::fresh(now.wall), now.wall, generation, [client, peer], version)
     };
-    gateway.events.emit(Event::Request(Box::new(record)));
+    gateway.events.request(&record);
 }
 
 /// Errors that concern the one connection which was just to be accepted; the next may be well.

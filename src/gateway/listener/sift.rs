@@ -16,7 +16,8 @@ pub(super) trait Sift {
     /// Of these bytes, how many are passed on where the stream ends here.
     fn incoming(&mut self, bytes: &[u8]) -> Option<usize>;
 
-    fn outgoing(&mut self, _bytes: usize) {}
+    /// These bytes were taken by the socket.
+    fn outgoing(&mut self, _bytes: &[u8]) {}
 }
 
 /// A sifted connection. Dropped, it is given back to who keeps its [`Place`], since hyper does not: else a broken HTTP/2
@@ -96,13 +97,26 @@ impl<IO: AsyncWrite + Unpin, S: Sift + Unpin> AsyncWrite for Sifted<IO, S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         let Some(io) = &mut this.io else { return Poll::Ready(Err(gone())) };
-        note(&mut this.sift, Pin::new(io).poll_write(cx, bytes))
+        let polled = Pin::new(io).poll_write(cx, bytes);
+        if let Poll::Ready(Ok(taken)) = &polled {
+            this.sift.outgoing(bytes.get(..*taken).unwrap_or(bytes));
+        }
+        polled
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         let Some(io) = &mut this.io else { return Poll::Ready(Err(gone())) };
-        note(&mut this.sift, Pin::new(io).poll_write_vectored(cx, bytes))
+        let polled = Pin::new(io).poll_write_vectored(cx, bytes);
+        if let Poll::Ready(Ok(taken)) = &polled {
+            let mut left = *taken;
+            for piece in bytes {
+                let gone = piece.get(..left).unwrap_or(piece);
+                this.sift.outgoing(gone);
+                left -= gone.len();
+            }
+        }
+        polled
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -116,13 +130,6 @@ impl<IO: AsyncWrite + Unpin, S: Sift + Unpin> AsyncWrite for Sifted<IO, S> {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.io.as_mut().map_or(Poll::Ready(Ok(())), |io| Pin::new(io).poll_shutdown(cx))
     }
-}
-
-fn note(sift: &mut impl Sift, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-    if let Poll::Ready(Ok(bytes)) = &polled {
-        sift.outgoing(*bytes);
-    }
-    polled
 }
 
 fn gone() -> io::Error {
@@ -145,8 +152,21 @@ mod tests {
             bytes.iter().position(|byte| *byte == b'!')
         }
 
-        fn outgoing(&mut self, bytes: usize) {
-            self.0 += bytes;
+        fn outgoing(&mut self, bytes: &[u8]) {
+            self.0 += bytes.len();
+        }
+    }
+
+    /// Keeps what went out.
+    struct Said(Vec<u8>);
+
+    impl Sift for Said {
+        fn incoming(&mut self, _: &[u8]) -> Option<usize> {
+            None
+        }
+
+        fn outgoing(&mut self, bytes: &[u8]) {
+            self.0.extend_from_slice(bytes);
         }
     }
 
@@ -159,6 +179,15 @@ mod tests {
             let passed = String::from_utf8_lossy(came.split(|byte| *byte == b'!').next().unwrap());
             assert_eq!(read, format!("{passed}the end"));
         }
+    }
+
+    #[tokio::test]
+    async fn what_the_socket_takes_of_several_pieces_is_seen_and_no_more() {
+        let (ours, _theirs) = tokio::io::duplex(7);
+        let (mut sifted, _place) = Sifted::new(ours, Said(Vec::new()));
+        let pieces = [IoSlice::new(b"some"), IoSlice::new(b""), IoSlice::new(b"words"), IoSlice::new(b"more")];
+        let taken = sifted.write_vectored(&pieces).await.unwrap();
+        assert_eq!(sifted.sift.0, b"somewordsmore"[..taken]);
     }
 
     #[tokio::test]

@@ -47,7 +47,8 @@ pub trait Store: Send + Sync + 'static {
     fn load(&self, table: Table) -> Result<Rows, StoreError>;
     /// Queues a batch at once (order of calls is order of application); the future resolves when it is durable, and need
     /// not be polled for that. An empty batch resolves when everything queued before it is durable.
-    /// Fails closed: an error means that nothing of the batch may be relied upon after a restart.
+    /// Fails closed: an error means that nothing of the batch may be relied upon after a restart. It is tried again with
+    /// later writes and on its own, in order, so that the disk comes to hold what memory holds.
     fn write(&self, batch: Vec<Change>) -> Durable;
     /// Waits for queued batches and releases the file.
     fn close(&self);

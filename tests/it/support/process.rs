@@ -75,7 +75,18 @@ impl House {
 
     /// The same with another config file.
     pub fn spawn_with(&self, config: &Path) -> Result<Process, (ExitStatus, String)> {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_doorward"))
+        self.spawn_by(config, Command::new(env!("CARGO_BIN_EXE_doorward")))
+    }
+
+    /// A gateway that outlives files that may not grow ([`Process::disk_is_full`]).
+    pub fn start_on_a_small_disk(&self) -> Process {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "trap '' XFSZ\nexec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_doorward")]);
+        self.spawn_by(&self.config, shell).unwrap_or_else(|(_, told)| panic!("the gateway did not start:\n{told}"))
+    }
+
+    fn spawn_by(&self, config: &Path, mut command: Command) -> Result<Process, (ExitStatus, String)> {
+        let mut child = command
             .arg("--config")
             .arg(config)
             .arg("run")
@@ -131,12 +142,21 @@ impl Process {
         assert!(sent.expect("kill(1) runs").success(), "the gateway is there to get {name}");
     }
 
-    /// What of it lies in memory, in bytes.
-    #[cfg(target_os = "linux")]
-    pub fn resident(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it lives");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its size");
-        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
+    /// From now on no file takes another byte of it, or all do again.
+    pub fn disk_is_full(&self, full: bool) {
+        let pid = i32::try_from(self.child.id()).expect("a process");
+        let most = if full { 0 } else { rlimit::INFINITY };
+        rlimit::prlimit(pid, rlimit::Resource::FSIZE, Some((most, rlimit::INFINITY)), None).expect("a limit");
+    }
+
+    /// Resident memory in bytes: now, and at most so far.
+    pub fn memory(&self) -> (u64, u64) {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("a process");
+        let of = |field: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap_or_default();
+            line.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).unwrap_or_default() * 1024
+        };
+        (of("VmRSS:"), of("VmHWM:"))
     }
 
     /// As `kill -9`, and the end of it.

@@ -8,7 +8,7 @@ use redb::backends::FileBackend;
 use redb::{BackendError, StorageBackend};
 
 use super::*;
-use crate::state::store::conformance::{self, put, rows, wait};
+use crate::state::store::conformance::{self, delete, put, rows, wait};
 
 fn dir() -> tempfile::TempDir {
     tempfile::tempdir().expect("a directory")
@@ -206,32 +206,54 @@ impl StorageBackend for SmallDisk {
     }
 }
 
-#[test]
-fn a_full_disk_is_told_to_every_waiter_and_later_writes_are_tried_again() {
-    let dir = dir();
-    with_a_row(dir.path());
-    let path = dir.path().join(FILE);
-    let full = Arc::new(AtomicBool::new(false));
-    let (at, flag) = (path.clone(), Arc::clone(&full));
+fn small(dir: &Path, full: &Arc<AtomicBool>) -> EmbeddedStore {
+    let path = dir.join(FILE);
+    let (at, flag) = (path.clone(), Arc::clone(full));
     let opener: Opener = Box::new(move || {
         let file = OpenOptions::new().read(true).write(true).open(&at).expect("a file");
         let backend = SmallDisk(FileBackend::new(file).expect("a backend"), Arc::clone(&flag));
         redb::Builder::new().create_with_backend(backend).map_err(|error| explain(&at, error))
     });
-    let store = EmbeddedStore::with_opener(path, opener).expect("opened");
+    EmbeddedStore::with_opener(path, opener).expect("opened")
+}
+
+#[test]
+fn a_full_disk_is_told_to_every_waiter_and_what_it_owes_is_written_before_anything_later() {
+    let dir = dir();
+    with_a_row(dir.path());
+    let full = Arc::new(AtomicBool::new(false));
+    let store = small(dir.path(), &full);
     full.store(true, Ordering::SeqCst);
     for _ in 0..3 {
-        let waiters: Vec<_> = (0..5).map(|turn| store.write(vec![put(Table::Bans, &turn.to_string(), "lost")])).collect();
+        let waiters: Vec<_> = (0..5).map(|turn| store.write(vec![put(Table::Bans, &turn.to_string(), "owed")])).collect();
         for waiter in waiters {
             let text = wait(waiter).expect_err("no room").to_string();
             assert!(text.contains("could not be written") && text.contains("free some space"), "{text}");
         }
     }
+    wait(store.write(vec![delete(Table::Bans, "0"), put(Table::Bans, "1", "newer")])).expect_err("no room");
     full.store(false, Ordering::SeqCst);
-    wait(store.write(vec![put(Table::Bans, "later", "kept")])).expect("there is room again");
-    assert_eq!(rows(&store, Table::Bans), [("key".into(), "value".into()), ("later".into(), "kept".into())]);
+    wait(store.write(vec![put(Table::Bans, "2", "kept"), delete(Table::Bans, "3")])).expect("there is room again");
+    let expected = [("1", "newer"), ("2", "kept"), ("4", "owed"), ("key", "value")];
+    let expected = expected.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    assert_eq!(rows(&store, Table::Bans), expected);
     store.close();
     drop(store);
     let store = EmbeddedStore::open(dir.path()).expect("whole");
-    assert_eq!(rows(&store, Table::Bans).len(), 2);
+    assert_eq!(rows(&store, Table::Bans), expected);
+}
+
+#[test]
+fn what_is_owed_is_written_at_the_close_where_there_is_room_again() {
+    let dir = dir();
+    with_a_row(dir.path());
+    let full = Arc::new(AtomicBool::new(false));
+    let store = small(dir.path(), &full);
+    full.store(true, Ordering::SeqCst);
+    wait(store.write(vec![put(Table::Approvals, "revoked", "for good")])).expect_err("no room");
+    full.store(false, Ordering::SeqCst);
+    store.close();
+    drop(store);
+    let store = EmbeddedStore::open(dir.path()).expect("whole");
+    assert_eq!(rows(&store, Table::Approvals), [("revoked".to_owned(), "for good".to_owned())]);
 }

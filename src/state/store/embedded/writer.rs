@@ -1,10 +1,12 @@
-//! The one thread that writes: it takes everything queued, commits it in one transaction, then tells every waiter.
+//! The one thread that writes: it takes everything queued, commits it in one transaction, then tells every waiter. What could
+//! not be written is owed to the disk and goes first the next time.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use redb::Database;
 use tokio::sync::oneshot;
@@ -14,6 +16,10 @@ use crate::state::lock;
 
 /// Batches that may wait for the disk; beyond it new ones are refused at once, so that a stuck disk cannot eat the memory.
 const MOST_QUEUED: usize = 65_536;
+/// Changes that are owed to the disk; beyond it those of further keys are not.
+const MOST_OWED: usize = 65_536;
+/// How long after a failure what is owed is tried again, where nobody writes meanwhile.
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// Opens the database, at the start and again after a failed write: redb refuses all work after an I/O error.
 pub(super) type Opener = Box<dyn Fn() -> Result<Database, StoreError> + Send + Sync>;
@@ -106,30 +112,44 @@ impl Drop for Writer {
 
 impl Shared {
     fn run(&self) {
-        while let Some(jobs) = self.take() {
-            let outcome = self.commit(&jobs);
+        let mut owed = Owed::default();
+        while let Some(jobs) = self.take(!owed.changes.is_empty()) {
+            let outcome = self.commit(&owed, &jobs);
+            match &outcome {
+                Ok(()) => owed.settle(),
+                Err(_) => jobs.iter().flat_map(|job| &job.batch).for_each(|change| owed.add(change)),
+            }
             for job in jobs {
                 // Whoever dropped the future did not want to know.
                 let _ = job.done.send(outcome.clone());
             }
         }
+        if !owed.changes.is_empty() && self.commit(&owed, &VecDeque::new()).is_err() {
+            tracing::error!(target: "doorward", "{} changes never reached the store", owed.changes.len());
+        }
     }
 
-    /// Everything queued, as soon as there is something; `None` when closed and drained.
-    fn take(&self) -> Option<VecDeque<Job>> {
+    /// Everything queued, as soon as there is something, or nothing when what is owed is due; `None` when closed and drained.
+    fn take(&self, owing: bool) -> Option<VecDeque<Job>> {
         let idle = |queue: &mut Queue| queue.jobs.is_empty() && !queue.closed;
-        let mut queue = self.wake.wait_while(lock(&self.queue), idle).unwrap_or_else(PoisonError::into_inner);
+        let queue = lock(&self.queue);
+        let mut queue = if owing {
+            self.wake.wait_timeout_while(queue, AGAIN, idle).unwrap_or_else(PoisonError::into_inner).0
+        } else {
+            self.wake.wait_while(queue, idle).unwrap_or_else(PoisonError::into_inner)
+        };
         let jobs = std::mem::take(&mut queue.jobs);
-        (!jobs.is_empty()).then_some(jobs)
+        (!jobs.is_empty() || !queue.closed).then_some(jobs)
     }
 
     /// All or nothing. After a failure the database is opened anew, so that the next write gets its chance.
-    fn commit(&self, jobs: &VecDeque<Job>) -> Result<(), StoreError> {
+    fn commit(&self, owed: &Owed, jobs: &VecDeque<Job>) -> Result<(), StoreError> {
         if self.database().is_none() {
             self.reopen().map_err(|error| StoreError::Write(format!("a write failed before, and {error}")))?;
         }
+        let changes = || owed.changes.values().chain(jobs.iter().flat_map(|job| &job.batch));
         let outcome = match self.database().as_ref() {
-            Some(database) => catch_unwind(AssertUnwindSafe(|| apply(database, jobs)))
+            Some(database) => catch_unwind(AssertUnwindSafe(|| apply(database, changes)))
                 .map_err(|_| "its pages contradict each other; restore it from a backup".to_owned())
                 .and_then(|applied| applied.map_err(|error| describe(&error))),
             None => Err("it could not be opened again after a failed write".to_owned()),
@@ -160,11 +180,40 @@ impl Shared {
     }
 }
 
+/// What memory holds and the disk does not: the last change of each row.
+#[derive(Default)]
+struct Owed {
+    changes: HashMap<(Table, Vec<u8>), Change>,
+    overflowed: bool,
+}
+
+impl Owed {
+    fn add(&mut self, change: &Change) {
+        let (Change::Put { table, key, .. } | Change::Delete { table, key }) = change;
+        let place = (*table, key.clone());
+        if self.changes.len() < MOST_OWED || self.changes.contains_key(&place) {
+            self.changes.insert(place, change.clone());
+        } else if !std::mem::replace(&mut self.overflowed, true) {
+            tracing::error!(target: "doorward", "the store owes {MOST_OWED} changes; further ones hold in memory only");
+        }
+    }
+
+    fn settle(&mut self) {
+        if !self.changes.is_empty() {
+            tracing::info!(target: "doorward", "the store takes writes again: {} changes were owed", self.changes.len());
+            *self = Self::default();
+        }
+    }
+}
+
 /// One transaction. Table by table: the order of changes matters only within a table, and nobody sees the middle.
-fn apply(database: &Database, jobs: &VecDeque<Job>) -> Result<(), redb::Error> {
+fn apply<'a, I>(database: &Database, changes: impl Fn() -> I) -> Result<(), redb::Error>
+where
+    I: Iterator<Item = &'a Change>,
+{
     let transaction = database.begin_write()?;
     for table in Table::ALL {
-        let mut changes = jobs.iter().flat_map(|job| &job.batch).filter(|change| change.table() == table).peekable();
+        let mut changes = changes().filter(|change| change.table() == table).peekable();
         if changes.peek().is_none() {
             continue;
         }
