@@ -157,7 +157,7 @@ where
     let ask = |judged: Pin<&mut Judged<'_, Prompt<http2::Connection<_, _, _>, _>>>, wish| {
         // Its buffers stay: hyper does not give them back.
         if wish == Wish::Leave {
-            Pin::new(&mut judged.get_mut().connection.as_mut().get_mut().connection).graceful_shutdown();
+            Pin::new(&mut judged.get_mut().connection.connection).graceful_shutdown();
         }
     };
     let end = drive(Pin::new(&mut judged), watch, terms.patience(Protocol::Http2), terms.stop, ask).await;

@@ -36,6 +36,7 @@ impl<S: Service<Request<Incoming>, Response = Response<Answer>, Error = Dropped>
 type Stream<IO> = Sifted<IO, Heads>;
 type Connection<'a, IO, S> = UpgradeableConnection<TokioIo<Stream<IO>>, &'a S>;
 
+#[expect(clippy::large_enum_variant, reason = "in a box a nap would need memory to give memory up")]
 enum State<'a, IO, S: Answers> {
     /// In a box, so that what naps is small.
     Awake(Box<Connection<'a, IO, S>>),
