@@ -43,6 +43,8 @@ pub(super) struct Terms<'a> {
 
 /// Least buffer that hyper takes.
 const LEAST_BUFFER: usize = 8192;
+/// Header lines that hyper takes when it is told nothing; told any number, it clears that much room for every head.
+const OWN_CAP: usize = 100;
 /// Of one answer, waiting for the client to take it.
 const SEND_BUFFER: usize = 64 * 1024;
 /// Uploads in flight: of one stream, and of all of a connection.
@@ -94,11 +96,13 @@ where
         .timer(TokioTimer::new())
         // Ours tells a head that is slow from a connection that is idle; hyper's does not.
         .header_read_timeout(None)
-        .max_headers(terms.caps.headers)
         .max_buf_size(terms.caps.head.max(LEAST_BUFFER))
         .half_close(false)
         .keep_alive(keep_alive)
         .pipeline_flush(false);
+    if terms.caps.headers != OWN_CAP {
+        builder.max_headers(terms.caps.headers);
+    }
     let mut talk = Talk::new(io, builder, &service, watch);
     let ask = |talk: Pin<&mut Talk<'_, _, _>>, wish| match wish {
         Wish::Leave => talk.get_mut().leave(),
