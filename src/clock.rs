@@ -40,6 +40,15 @@ impl Clock {
             Self::Manual(clock) => clock.now(),
         }
     }
+
+    /// Reads the monotonic clock alone.
+    #[allow(clippy::disallowed_methods)]
+    pub fn instant(&self) -> Duration {
+        match self {
+            Self::System { origin } => origin.elapsed(),
+            Self::Manual(clock) => clock.now().instant,
+        }
+    }
 }
 
 impl ManualClock {

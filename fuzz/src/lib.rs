@@ -140,15 +140,7 @@ fn worker(config: Arc<Config>) -> Arc<Worker> {
 
 async fn serve(worker: Arc<Worker>, stream: DuplexStream, h2: bool) {
     let client = ClientAddr::new(IpAddr::V4(Ipv4Addr::new(203, 0, 113, 7)), 64);
-    let connection = Arc::new(Connection {
-        peer: client.ip,
-        client,
-        server_name: Some("localhost".to_owned()),
-        chain: Vec::new(),
-        tls: "TLSv1.3",
-        verdict: Mutex::new(None),
-        proven: false.into(),
-    });
+    let connection = Arc::new(Connection::new(client.ip, client, Some("localhost".into()), Vec::new(), "TLSv1.3"));
     listener::speak(&worker, connection, stream, h2, &CancellationToken::new()).await;
 }
 

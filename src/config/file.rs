@@ -239,7 +239,7 @@ table! {
         request: LoginRequestTable = required,
         /// Where the account's name stands: a field of a form, a place in JSON, or Basic authentication.
         account: Located<AccountSource> = required,
-        /// Where the password stands; a repeat of a guess that already failed is then not counted again.
+        /// Where the password stands; a guess that failed and is then sent again, all the same, is not counted again.
         secret: Located<FieldSource> = absent,
         /// Answers that mean a failure.
         failed: Tables<OutcomeTable> = [{ status = [401, 403] }],

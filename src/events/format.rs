@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::fmt::Display;
 use std::io::Write;
+use std::net::IpAddr;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -15,44 +17,48 @@ use super::{Event, RequestRecord};
 const MOST_TEXT: usize = 1024;
 
 /// Appends one request as a JSON line.
-pub(super) fn json_request(record: &RequestRecord, line: &mut Vec<u8>) {
+pub(super) fn json_request(record: &RequestRecord, stamp: &mut Stamp, line: &mut Vec<u8>) {
     // One a request: its keys are written as they stand, and only text that wants escaping goes through the serializer.
     let mut object = Object(line);
-    object.value("{\"time\":", &Rfc3339(record.at));
+    object.time("{\"time\":", record.at, stamp);
     object.plain(",\"event\":\"request\",\"severity\":\"");
     object.plain(record.severity().as_str());
-    object.value("\",\"clauses\":", record.reason.map_or(&[][..], |reason| reason.clauses()));
-    object.shown(",\"decision\":", &record.decision);
-    object.value(",\"generation\":", &record.generation);
-    object.shown(",\"client\":", &record.client);
-    object.shown(",\"peer\":", &record.peer);
+    object.words("\",\"clauses\":", record.reason.map_or(&[][..], |reason| reason.clauses()));
+    object.plain(",\"decision\":\"");
+    object.0.extend_from_slice(&record.decision.hex());
+    object.plain("\"");
+    object.number(",\"generation\":", record.generation);
+    object.address(",\"client\":", record.client);
+    object.address(",\"peer\":", record.peer);
     object.text(",\"method\":", Some(record.method.as_str()));
-    object.text(",\"host\":", Some(&record.host));
-    object.text(",\"path\":", Some(&record.path));
-    object.text(",\"protocol\":", Some(protocol(record.version)));
+    object.text(",\"host\":", Some(record.host.as_deref().unwrap_or_default()));
+    object.text(",\"path\":", Some(path(record)));
+    object.word(",\"protocol\":", Some(protocol(record.version)));
     object.text(",\"route\":", record.route.as_ref().map(|(_, label)| &**label));
-    object.value(",\"status\":", &record.status);
-    object.text(",\"reason\":", record.reason.map(|reason| reason.code()));
+    object.number(",\"status\":", u64::from(record.status));
+    object.word(",\"reason\":", record.reason.map(|reason| reason.code()));
     object.text(",\"cause\":", record.cause.as_deref());
     object.text(",\"identity\":", record.identity.as_deref());
     object.text(",\"approval\":", record.approval.as_deref());
-    object.text(",\"bot\":", record.bot);
+    object.word(",\"bot\":", record.bot);
     object.text(",\"upstream\":", record.upstream.as_deref());
-    object.text(",\"tls\":", record.tls);
-    object.value(",\"bytes_in\":", &record.bytes_in);
-    object.value(",\"bytes_out\":", &record.bytes_out);
-    object.value(",\"duration_seconds\":", &seconds(record.took));
-    object.value(",\"cut\":", &record.cut);
-    object.text(",\"user_agent\":", record.user_agent.as_deref());
-    object.text(",\"referer\":", record.referer.as_deref());
+    object.word(",\"tls\":", record.tls);
+    object.number(",\"bytes_in\":", record.bytes_in);
+    object.number(",\"bytes_out\":", record.bytes_out);
+    object.duration(",\"duration_seconds\":", record.took);
+    object.plain(if record.cut { ",\"cut\":true" } else { ",\"cut\":false" });
+    object.text(",\"user_agent\":", record.user_agent.as_ref());
+    object.text(",\"referer\":", referer(record));
     object.plain("}\n");
 }
 
-/// Appends one event as a JSON line; a request's own time stands in place of `at`.
+/// Appends one event as a JSON line.
 pub(super) fn json_event(event: &Event, at: Timestamp, line: &mut Vec<u8>) {
-    match event {
-        Event::Request(record) => json_request(record, line),
-        event => json(&EventLine(event.telling(), at), line),
+    let start = line.len();
+    match serde_json::to_writer(&mut *line, &EventLine(event.telling(), at)) {
+        Ok(()) => line.push(b'\n'),
+        // Maps with text keys and plain values always serialize; half a line would break its readers.
+        Err(_) => line.truncate(start),
     }
 }
 
@@ -70,15 +76,15 @@ pub(super) fn combined(record: &RequestRecord, line: &mut Vec<u8>) {
     let _ = write!(line, " [{}] \"", at.strftime("%d/%b/%Y:%H:%M:%S %z"));
     escaped(record.method.as_str(), false, line);
     line.push(b' ');
-    escaped(&record.path, false, line);
+    escaped(path(record), false, line);
     let _ = write!(line, " {:?}\" {status} ", record.version);
     match record.bytes_out {
         0 => line.push(b'-'),
         bytes => drop(write!(line, "{bytes}")),
     }
-    for field in [&record.referer, &record.user_agent] {
+    for field in [referer(record), record.user_agent.as_ref().map(AsRef::as_ref)] {
         line.extend_from_slice(b" \"");
-        escaped(field.as_deref().unwrap_or("-"), false, line);
+        escaped(&field.map_or(Cow::Borrowed("-"), lossy), false, line);
         line.push(b'"');
     }
     line.push(b'\n');
@@ -96,12 +102,27 @@ fn escaped(text: &str, blanks: bool, line: &mut Vec<u8>) {
     }
 }
 
-fn json(value: &impl Serialize, line: &mut Vec<u8>) {
-    let start = line.len();
-    match serde_json::to_writer(&mut *line, value) {
-        Ok(()) => line.push(b'\n'),
-        // Maps with text keys and plain values always serialize; half a line would break its readers.
-        Err(_) => line.truncate(start),
+/// The second that was told last, as lines write it: a busy worker tells thousands of requests in one.
+#[derive(Default)]
+pub(super) struct Stamp {
+    second: i64,
+    /// `2026-03-04T05:06:07.`; empty before the first.
+    text: String,
+}
+
+impl Stamp {
+    /// RFC 3339 up to the milliseconds; `None` before 1970.
+    fn upto_millis(&mut self, at: Timestamp) -> Option<&str> {
+        let second = at.as_second();
+        if second < 0 {
+            return None;
+        }
+        if self.second != second || self.text.is_empty() {
+            let whole = Timestamp::from_second(second).ok()?.to_string();
+            self.text = format!("{}.", whole.strip_suffix('Z')?);
+            self.second = second;
+        }
+        Some(&self.text)
     }
 }
 
@@ -113,28 +134,110 @@ impl Object<'_> {
         self.0.extend_from_slice(text.as_bytes());
     }
 
-    fn value(&mut self, key: &'static str, value: &(impl Serialize + ?Sized)) {
+    /// A name that the source gives, and that needs no escapes.
+    fn word(&mut self, key: &'static str, word: Option<&'static str>) {
+        let Some(word) = word else { return };
         self.plain(key);
-        let _ = serde_json::to_writer(&mut *self.0, value);
+        self.plain("\"");
+        self.plain(word);
+        self.plain("\"");
     }
 
-    fn text(&mut self, key: &'static str, text: Option<&str>) {
-        let Some(text) = text else { return };
-        let needs_no_care = |byte: u8| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\';
-        if text.len() > MOST_TEXT || !text.bytes().all(needs_no_care) {
-            return self.value(key, &Text(text));
+    fn words(&mut self, key: &'static str, words: &[&'static str]) {
+        self.plain(key);
+        let mut before = "[";
+        for word in words {
+            self.word(before, Some(word));
+            before = ",";
         }
+        self.plain(if words.is_empty() { "[]" } else { "]" });
+    }
+
+    /// What is no UTF-8 shows as U+FFFD.
+    fn text(&mut self, key: &'static str, text: Option<impl AsRef<[u8]>>) {
+        let Some(text) = text else { return };
+        let text = text.as_ref();
+        self.plain(key);
+        if text.len() <= MOST_TEXT && is_plain(text) {
+            self.0.push(b'"');
+            self.0.extend_from_slice(text);
+            self.0.push(b'"');
+        } else {
+            let _ = serde_json::to_writer(&mut *self.0, &Text(&lossy(text)));
+        }
+    }
+
+    fn time(&mut self, key: &'static str, at: Timestamp, stamp: &mut Stamp) {
+        self.plain(key);
+        let Some(upto_millis) = stamp.upto_millis(at) else {
+            let _ = serde_json::to_writer(&mut *self.0, &Rfc3339(at));
+            return;
+        };
+        self.0.push(b'"');
+        self.0.extend_from_slice(upto_millis.as_bytes());
+        push_fraction(u32::from(at.subsec_millisecond().unsigned_abs()), 3, self.0);
+        self.0.extend_from_slice(b"Z\"");
+    }
+
+    fn number(&mut self, key: &'static str, number: u64) {
+        self.plain(key);
+        self.0.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+    }
+
+    fn address(&mut self, key: &'static str, address: IpAddr) {
         self.plain(key);
         self.0.push(b'"');
-        self.0.extend_from_slice(text.as_bytes());
+        match address {
+            IpAddr::V4(address) => {
+                for (place, octet) in address.octets().into_iter().enumerate() {
+                    if place > 0 {
+                        self.0.push(b'.');
+                    }
+                    self.0.extend_from_slice(itoa::Buffer::new().format(octet).as_bytes());
+                }
+            }
+            IpAddr::V6(address) => drop(write!(self.0, "{address}")),
+        }
         self.0.push(b'"');
     }
 
-    /// Of what prints in letters, digits, dots, colons and dashes alone: addresses and ids.
-    fn shown(&mut self, key: &'static str, value: &dyn Display) {
-        self.plain(key);
-        let _ = write!(self.0, "\"{value}\"");
+    /// In seconds. Whole microseconds: finer digits would only be noise.
+    fn duration(&mut self, key: &'static str, duration: Duration) {
+        self.number(key, duration.as_secs());
+        self.0.push(b'.');
+        push_fraction(duration.subsec_micros(), 6, self.0);
+        let zeros = self.0.iter().rev().take(5).take_while(|digit| **digit == b'0').count();
+        self.0.truncate(self.0.len() - zeros);
     }
+}
+
+/// Whether a text stands in JSON as it is. It never ends early, so that many bytes are compared at a time.
+fn is_plain(text: &[u8]) -> bool {
+    let needs_care = |byte: u8| !matches!(byte, b' '..=b'~') | (byte == b'"') | (byte == b'\\');
+    !text.iter().fold(false, |any, &byte| any | needs_care(byte))
+}
+
+/// A fraction of so many decimal places.
+fn push_fraction(number: u32, places: usize, line: &mut Vec<u8>) {
+    let mut digits = itoa::Buffer::new();
+    let digits = digits.format(number);
+    line.extend(std::iter::repeat_n(b'0', places.saturating_sub(digits.len())));
+    line.extend_from_slice(digits.as_bytes());
+}
+
+/// Of a stranger's bytes no more than a line would take over.
+fn lossy(bytes: &[u8]) -> Cow<'_, str> {
+    // A few more than are kept, so that the cut falls on a character.
+    String::from_utf8_lossy(bytes.get(..MOST_TEXT + 4).unwrap_or(bytes))
+}
+
+fn path(record: &RequestRecord) -> &str {
+    record.target.as_ref().map_or("", |target| target.path())
+}
+
+/// A query may hold a secret.
+fn referer(record: &RequestRecord) -> Option<&[u8]> {
+    record.referer.as_ref()?.as_bytes().split(|byte| matches!(byte, b'?' | b'#')).next()
 }
 
 fn protocol(version: http::Version) -> &'static str {
@@ -217,6 +320,6 @@ fn capped(text: &str) -> &str {
 }
 
 /// Whole microseconds: finer digits would only be noise.
-fn seconds(duration: std::time::Duration) -> f64 {
+fn seconds(duration: Duration) -> f64 {
     duration.as_micros() as f64 / 1e6
 }

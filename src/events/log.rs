@@ -1,4 +1,4 @@
-//! One writer thread behind one queue: workers hand over boxed values, lines are made here.
+//! One writer thread. Requests' lines are made by the workers, on pages that it collects; events come to it by a queue.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Stdout, Write};
@@ -17,35 +17,45 @@ use crate::clock::Clock;
 use crate::config::{Log, LogFormat, LogTarget};
 
 use super::metrics::Metrics;
+use super::pages::{Lines, Pages, Put, Turn, Wanted};
 use super::{Event, RequestRecord, format};
 
-/// The workers' end of the queue.
-#[derive(Clone)]
+/// The workers' end.
 pub(super) struct Writer {
+    pages: Arc<Pages>,
     queue: Sender<Message>,
     lanes: Arc<Lanes>,
     metrics: Arc<Metrics>,
 }
 
-/// Queued messages a lane. Each lane has its own bound, so that a flood at the door or of requests cannot crowd out a ban.
+/// Queued events a lane. Each lane has its own bound, so that a flood at the door cannot crowd out a ban.
 #[derive(Default)]
-struct Lanes([AtomicUsize; 3]);
+struct Lanes([AtomicUsize; 2]);
 
 #[derive(Clone, Copy)]
 enum Lane {
-    Access,
     /// What strangers can cause at will, before there is a request.
     Door,
     Security,
 }
 
 enum Message {
-    Request(Box<RequestRecord>),
-    Event { event: Box<Event>, at: Timestamp, lane: Lane },
-    Tap(UnboundedSender<String>),
+    /// There are lines on a page.
+    Lines(Turn),
+    Event {
+        event: Box<Event>,
+        at: Timestamp,
+        lane: Lane,
+    },
+    /// From here on other lines are made; with all from before.
+    Change(Vec<Lines>, Change),
     Reopen,
-    Switch(Targets),
     Flush(mpsc::SyncSender<()>),
+}
+
+enum Change {
+    Tap(UnboundedSender<String>),
+    Switch(Targets),
 }
 
 /// Where lines go.
@@ -84,7 +94,11 @@ impl Writer {
     pub(super) fn start(targets: Targets, metrics: Arc<Metrics>) -> io::Result<Self> {
         let (queue, messages) = mpsc::channel();
         let lanes = Arc::new(Lanes::default());
+        let pages = Arc::new(Pages::default());
+        let format = targets.access_format();
+        pages.seal(|wanted| wanted.access = format, drop);
         let scribe = Scribe {
+            pages: Arc::clone(&pages),
             messages,
             lanes: Arc::clone(&lanes),
             told_drops: metrics.dropped_so_far(),
@@ -95,11 +109,15 @@ impl Writer {
             clock: Clock::system(),
         };
         thread::Builder::new().name("doorward-log".to_owned()).spawn(move || scribe.run())?;
-        Ok(Self { queue, lanes, metrics })
+        Ok(Self { pages, queue, lanes, metrics })
     }
 
-    pub(super) fn request(&self, record: Box<RequestRecord>) {
-        self.offer(Lane::Access, Message::Request(record));
+    pub(super) fn request(&self, record: &RequestRecord) {
+        match self.pages.put(record) {
+            Put::Told => {}
+            Put::First(turn) => self.send(Message::Lines(turn)),
+            Put::Full => self.metrics.line_dropped(),
+        }
     }
 
     pub(super) fn event(&self, event: Event, at: Timestamp) {
@@ -115,20 +133,22 @@ impl Writer {
     }
 
     pub(super) fn tap(&self, tap: UnboundedSender<String>) {
-        self.control(Message::Tap(tap));
-    }
-
-    pub(super) fn reopen(&self) {
-        self.control(Message::Reopen);
+        self.change(|wanted| wanted.tapped = true, Change::Tap(tap));
     }
 
     pub(super) fn switch(&self, targets: Targets) {
-        self.control(Message::Switch(targets));
+        let format = targets.access_format();
+        self.change(|wanted| wanted.access = format, Change::Switch(targets));
     }
 
+    pub(super) fn reopen(&self) {
+        self.send(Message::Reopen);
+    }
+
+    /// Every page that is not empty has called the writer before, so that its lines come first.
     pub(super) fn flush(&self, deadline: Duration) {
         let (done, flushed) = mpsc::sync_channel(1);
-        self.control(Message::Flush(done));
+        self.send(Message::Flush(done));
         // A writer stuck on a full pipe must not hold the shutdown.
         let _ = flushed.recv_timeout(deadline);
     }
@@ -142,8 +162,12 @@ impl Writer {
         }
     }
 
-    fn control(&self, message: Message) {
-        // The thread only ends when the last `Writer` is gone; were it dead all the same, lines are counted as dropped.
+    fn change(&self, wanted: impl Fn(&mut Wanted), change: Change) {
+        self.pages.seal(wanted, |lines| self.send(Message::Change(lines, change)));
+    }
+
+    fn send(&self, message: Message) {
+        // The thread only ends when the `Writer` is gone; were it dead all the same, pages would fill and lines be counted.
         let _ = self.queue.send(message);
     }
 }
@@ -152,7 +176,6 @@ impl Lane {
     /// Most messages queued.
     const fn bound(self) -> usize {
         match self {
-            Self::Access => 32_768,
             Self::Door => 16_384,
             Self::Security => 131_072,
         }
@@ -161,12 +184,7 @@ impl Lane {
 
 impl Lanes {
     fn enter(&self, lane: Lane) -> bool {
-        let [access, door, security] = &self.0;
-        let depth = match lane {
-            Lane::Access => access,
-            Lane::Door => door,
-            Lane::Security => security,
-        };
+        let depth = self.depth(lane);
         let room = depth.fetch_add(1, Ordering::Relaxed) < lane.bound();
         if !room {
             depth.fetch_sub(1, Ordering::Relaxed);
@@ -175,18 +193,21 @@ impl Lanes {
     }
 
     fn leave(&self, lane: Lane) {
-        let [access, door, security] = &self.0;
+        self.depth(lane).fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn depth(&self, lane: Lane) -> &AtomicUsize {
+        let [door, security] = &self.0;
         match lane {
-            Lane::Access => access,
             Lane::Door => door,
             Lane::Security => security,
         }
-        .fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// The writer thread.
 struct Scribe {
+    pages: Arc<Pages>,
     messages: Receiver<Message>,
     lanes: Arc<Lanes>,
     metrics: Arc<Metrics>,
@@ -215,20 +236,25 @@ impl Scribe {
 
     fn take(&mut self, message: Message) {
         match message {
-            Message::Request(record) => {
-                self.lanes.leave(Lane::Access);
-                self.access(&record);
+            Message::Lines(turn) => {
+                let pages = Arc::clone(&self.pages);
+                pages.collect(turn, |lines| self.lines(lines));
             }
             Message::Event { event, at, lane } => {
                 self.lanes.leave(lane);
                 self.event(&event, at);
             }
-            Message::Tap(tap) => self.taps.push(tap),
-            Message::Reopen => self.reopen(),
-            Message::Switch(targets) => {
-                self.write_out();
-                self.targets = targets;
+            Message::Change(lines, change) => {
+                lines.iter().for_each(|lines| self.lines(lines));
+                match change {
+                    Change::Tap(tap) => self.taps.push(tap),
+                    Change::Switch(targets) => {
+                        self.write_out();
+                        self.targets = targets;
+                    }
+                }
             }
+            Message::Reopen => self.reopen(),
             Message::Flush(done) => {
                 self.tell_drops();
                 self.write_out();
@@ -238,21 +264,9 @@ impl Scribe {
         }
     }
 
-    fn access(&mut self, record: &RequestRecord) {
-        let json = self.targets.format == LogFormat::Json;
-        if self.targets.access.is_none() && self.taps.is_empty() {
-            return;
-        }
-        self.line.clear();
-        if json || !self.taps.is_empty() {
-            format::json_request(record, &mut self.line);
-            self.tap_line();
-        }
-        if !json {
-            self.line.clear();
-            format::combined(record, &mut self.line);
-        }
-        if let Some(Err(failed)) = self.targets.access.as_mut().map(|output| output.write(&self.line)) {
+    fn lines(&mut self, lines: &Lines) {
+        self.hear(&lines.tapped);
+        if let Some(Err(failed)) = self.targets.access.as_mut().map(|output| output.write(&lines.access)) {
             self.failed(failed);
         }
     }
@@ -263,16 +277,19 @@ impl Scribe {
         }
         self.line.clear();
         format::json_event(event, at, &mut self.line);
-        self.tap_line();
-        if let Some(Err(failed)) = self.targets.events().map(|output| output.write(&self.line)) {
+        let line = std::mem::take(&mut self.line);
+        self.hear(&line);
+        let written = self.targets.events().map(|output| output.write(&line));
+        self.line = line;
+        if let Some(Err(failed)) = written {
             self.failed(failed);
         }
     }
 
-    fn tap_line(&mut self) {
-        if !self.taps.is_empty() {
-            let text = String::from_utf8_lossy(&self.line);
-            self.taps.retain(|tap| tap.send(text.trim_end().to_owned()).is_ok());
+    /// Passes JSON lines on to those who tap them.
+    fn hear(&mut self, lines: &[u8]) {
+        for line in String::from_utf8_lossy(lines).lines() {
+            self.taps.retain(|tap| tap.send(line.to_owned()).is_ok());
         }
     }
 
@@ -329,6 +346,11 @@ impl Targets {
 
     pub(super) fn none() -> Self {
         Self { access: None, format: LogFormat::Json, events: EventTarget::None }
+    }
+
+    /// `None`: access lines go nowhere.
+    fn access_format(&self) -> Option<LogFormat> {
+        self.access.as_ref().map(|_| self.format)
     }
 
     fn events(&mut self) -> Option<&mut Output> {
@@ -438,7 +460,7 @@ mod tests {
     fn a_flood_at_the_door_is_counted_and_crowds_out_no_security_event() {
         let (queue, messages) = mpsc::channel();
         let metrics = Arc::new(Metrics::new());
-        let writer = Writer { queue, lanes: Arc::default(), metrics: Arc::clone(&metrics) };
+        let writer = Writer { pages: Arc::default(), queue, lanes: Arc::default(), metrics: Arc::clone(&metrics) };
         let peer = std::net::Ipv4Addr::LOCALHOST.into();
         for _ in 0..Lane::Door.bound() + 7 {
             writer.event(Event::ConnectionRefused { peer, client: None, cause: ConnectionCause::Banned }, Timestamp::UNIX_EPOCH);

@@ -199,7 +199,7 @@ impl Metrics {
 
     pub(super) fn count(&self, count: &Count<'_>) {
         match *count {
-            Count::Request | Count::Nothing => {}
+            Count::Nothing => {}
             Count::ConnectionRefused(cause) => bump(self.refused.get(cause as usize)),
             Count::ProtocolError => bump(Some(&self.protocol_errors)),
             Count::AcceptFailed => bump(Some(&self.accept_failures)),

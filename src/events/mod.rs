@@ -3,8 +3,10 @@
 mod format;
 mod log;
 pub mod metrics;
+mod pages;
 mod telling;
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::fmt;
 use std::io;
@@ -13,6 +15,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderValue;
+use http::uri::PathAndQuery;
 use jiff::Timestamp;
 
 use crate::clock::Clock;
@@ -39,11 +43,10 @@ pub enum Severity {
     Error,
 }
 
-/// Everything that the gateway tells. One match in the fan-out feeds log and metric together.
+/// Everything that the gateway tells but for requests, which have their [`RequestRecord`]. One match in the fan-out feeds
+/// log and metric together.
 #[derive(Debug)]
 pub enum Event {
-    /// One per request: access log and request metrics.
-    Request(Box<RequestRecord>),
     /// A connection ended before there was a request.
     ConnectionRefused {
         peer: IpAddr,
@@ -195,17 +198,17 @@ pub struct RequestRecord {
     pub client: IpAddr,
     pub peer: IpAddr,
     pub method: http::Method,
-    /// Canonical host; empty when there was none.
-    pub host: String,
-    /// Canonical path without its query; what was refused as not canonical is logged escaped and capped.
-    pub path: String,
+    /// Canonical host; `None` when there was none.
+    pub host: Option<Name>,
+    /// The canonical target; what was refused as not canonical stands as it came. Lines have its path, never its query.
+    pub target: Option<PathAndQuery>,
     pub version: http::Version,
     pub route: Option<(RouteId, Name)>,
     /// 0: the client left before an answer.
     pub status: u16,
     pub reason: Option<Reason>,
     /// Private cause of a refusal.
-    pub cause: Option<String>,
+    pub cause: Option<Cow<'static, str>>,
     pub identity: Option<Name>,
     pub approval: Option<Name>,
     pub bot: Option<&'static str>,
@@ -216,14 +219,17 @@ pub struct RequestRecord {
     pub took: Duration,
     /// The answer was cut before its end.
     pub cut: bool,
-    pub user_agent: Option<String>,
-    /// Without its query.
-    pub referer: Option<String>,
+    /// As it came.
+    pub user_agent: Option<HeaderValue>,
+    /// As it came; lines leave out its query.
+    pub referer: Option<HeaderValue>,
 }
 
-/// The fan-out. Cheap to clone; never blocks a worker.
+/// The fan-out. Cheap to clone; never waits for a disk.
 #[derive(Clone)]
-pub struct Events {
+pub struct Events(Arc<FanOut>);
+
+struct FanOut {
     metrics: Arc<metrics::Metrics>,
     /// `None`: nobody reads lines, so none is made.
     writer: Option<log::Writer>,
@@ -235,17 +241,21 @@ impl Events {
     pub fn open(log: &Log) -> io::Result<Self> {
         let metrics = Arc::new(metrics::Metrics::new());
         let writer = log::Writer::start(log::Targets::open(log)?, Arc::clone(&metrics))?;
-        Ok(Self { metrics, writer: Some(writer), clock: Clock::system() })
+        Ok(Self::new(metrics, Some(writer)))
     }
 
     /// For tests and the demo: from now on every event's JSON line (requests too) also goes to the channel, whichever clone
     /// tells it. A [`sink`](Self::sink) gets its writer here, so there only the returned value is heard.
     pub fn with_tap(&self, tap: tokio::sync::mpsc::UnboundedSender<String>) -> Self {
-        let mut tapped = self.clone();
-        if tapped.writer.is_none() {
-            tapped.writer = log::Writer::start(log::Targets::none(), Arc::clone(&self.metrics)).ok();
-        }
-        if let Some(writer) = &tapped.writer {
+        let tapped = match &self.0.writer {
+            Some(_) => self.clone(),
+            None => {
+                let metrics = Arc::clone(&self.0.metrics);
+                let writer = log::Writer::start(log::Targets::none(), Arc::clone(&metrics)).ok();
+                Self::new(metrics, writer)
+            }
+        };
+        if let Some(writer) = &tapped.0.writer {
             writer.tap(tap);
         }
         tapped
@@ -253,38 +263,37 @@ impl Events {
 
     /// Discards every line; metrics still count.
     pub fn sink() -> Self {
-        Self { metrics: Arc::new(metrics::Metrics::new()), writer: None, clock: Clock::system() }
+        Self::new(Arc::new(metrics::Metrics::new()), None)
     }
 
-    /// Tells one event. Never blocks: access lines are dropped and counted when the writer is behind, security events are
-    /// kept in memory up to a bound and counted when that is reached.
+    /// Tells one request: access log and request metrics. Never waits: its line is dropped and counted when the writer is
+    /// behind.
+    pub fn request(&self, record: &RequestRecord) {
+        self.0.metrics.request(record);
+        if let Some(writer) = &self.0.writer {
+            writer.request(record);
+        }
+    }
+
+    /// Tells one event. Never waits: what strangers can cause at will is dropped and counted when the writer is behind,
+    /// security events are kept in memory up to a bound and counted when that is reached.
     pub fn emit(&self, event: Event) {
-        match event {
-            Event::Request(record) => {
-                self.metrics.request(&record);
-                if let Some(writer) = &self.writer {
-                    writer.request(record);
-                }
-            }
-            event => {
-                self.metrics.count(&event.telling().count);
-                if let Some(writer) = &self.writer {
-                    writer.event(event, self.clock.now().wall);
-                }
-            }
+        self.0.metrics.count(&event.telling().count);
+        if let Some(writer) = &self.0.writer {
+            writer.event(event, self.0.clock.now().wall);
         }
     }
 
     /// Reopens log files (USR1).
     pub fn reopen(&self) {
-        if let Some(writer) = &self.writer {
+        if let Some(writer) = &self.0.writer {
             writer.reopen();
         }
     }
 
     /// Switches targets and format after a reload; an error leaves the old ones.
     pub fn reconfigure(&self, log: &Log) -> io::Result<()> {
-        if let Some(writer) = &self.writer {
+        if let Some(writer) = &self.0.writer {
             writer.switch(log::Targets::open(log)?);
         }
         Ok(())
@@ -292,14 +301,18 @@ impl Events {
 
     /// Writes out what is queued; bounded by the deadline.
     pub fn flush(&self, deadline: Duration) {
-        if let Some(writer) = &self.writer {
+        if let Some(writer) = &self.0.writer {
             writer.flush(deadline);
         }
     }
 
     /// The metrics registry.
     pub fn metrics(&self) -> &metrics::Metrics {
-        &self.metrics
+        &self.0.metrics
+    }
+
+    fn new(metrics: Arc<metrics::Metrics>, writer: Option<log::Writer>) -> Self {
+        Self(Arc::new(FanOut { metrics, writer, clock: Clock::system() }))
     }
 }
 
@@ -319,8 +332,8 @@ impl RequestRecord {
             client,
             peer,
             method: http::Method::GET,
-            host: String::new(),
-            path: String::new(),
+            host: None,
+            target: None,
             version,
             route: None,
             status: 0,
@@ -357,6 +370,16 @@ impl DecisionId {
         NEXT.set((thread, count.wrapping_add(1)));
         let millis = u128::from(wall.as_millisecond().max(0).unsigned_abs() & 0xffff_ffff_ffff);
         Self(millis << 80 | u128::from(thread) << 32 | u128::from(count))
+    }
+
+    /// The id as everybody is told it: 32 hex digits.
+    pub fn hex(self) -> [u8; 32] {
+        let digit = |nibble: u8| if nibble < 10 { b'0' + nibble } else { b'a' - 10 + nibble };
+        let mut text = [0; 32];
+        for (pair, byte) in text.as_chunks_mut().0.iter_mut().zip(self.0.to_be_bytes()) {
+            *pair = [digit(byte >> 4), digit(byte & 15)];
+        }
+        text
     }
 }
 

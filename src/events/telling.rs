@@ -20,8 +20,6 @@ pub(super) struct Telling<'a> {
 
 /// What an event adds to the metrics.
 pub(super) enum Count<'a> {
-    /// The record's own handles count it.
-    Request,
     Nothing,
     ConnectionRefused(ConnectionCause),
     ProtocolError,
@@ -33,17 +31,10 @@ pub(super) enum Count<'a> {
     BanMade,
     BanLifted,
     LimitShadowed(&'a str),
-    TableOverflow {
-        table: &'static str,
-        keys: u64,
-    },
+    TableOverflow { table: &'static str, keys: u64 },
     ReloadFailed,
     Generation(u64),
-    UpstreamUp {
-        upstream: &'a str,
-        server: &'a str,
-        up: bool,
-    },
+    UpstreamUp { upstream: &'a str, server: &'a str, up: bool },
     StoreFailed,
 }
 
@@ -78,8 +69,6 @@ impl Event {
     pub(super) fn telling(&self) -> Telling<'_> {
         use Severity::{Error, Info, Notice, Warning};
         match self {
-            Self::Request(record) => Telling::new("request", record.severity(), Count::Request)
-                .clauses(record.reason.map_or(&[], |reason| reason.clauses())),
             Self::ConnectionRefused { peer, client, cause } => {
                 Telling::new("connection.refused", Notice, Count::ConnectionRefused(*cause))
                     .clauses(cause.clauses())

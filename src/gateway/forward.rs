@@ -9,11 +9,10 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, UPGRADE};
 use http::{Request, Response, StatusCode, Version};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::{BodyExt as _, Empty};
-use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -21,7 +20,7 @@ use tokio::task::coop;
 use tokio::time::{Instant, Sleep};
 
 use crate::policy::Permit;
-use crate::upstream::{Body, BodyError, ForwardError, ForwardErrorKind, Outstanding, Pool, Reply, Sent, Upstream};
+use crate::upstream::{Body, BodyError, ForwardError, ForwardErrorKind, Pool, Reply, ReplyBody, Sent, Tunnel, Upstream};
 
 use super::inbound::Inbound;
 use super::{Worker, headers};
@@ -29,7 +28,7 @@ use super::{Worker, headers};
 /// A tunnel ends when no byte passed in either direction for so long; an idle chat is no fault.
 const TUNNEL_IDLE: Duration = Duration::from_secs(60 * 60);
 
-/// How long both sides may take to turn their connections into a tunnel after the 101.
+/// How long the client's side may take to turn its connection into a tunnel after the 101.
 const TUNNEL_START: Duration = Duration::from_secs(30);
 
 /// Bytes of a client's body within each of its deadlines, unless it ends: a byte now and then is no progress. An upload over
@@ -97,17 +96,13 @@ async fn exchange(
         request.headers_mut().remove(CONNECTION);
     }
 
-    let Reply { mut response, server, guard } = pool.send(upstream, request).await?;
+    let Reply { mut response, server } = pool.send(upstream, request).await?;
     // How the upstream speaks is no matter between the client and this gateway.
     *response.version_mut() = Version::HTTP_11;
-    // RFC 9112 section 6.3: the chunks count, and a length beside them is a lie that must not be passed on.
-    if response.headers().contains_key(TRANSFER_ENCODING) {
-        response.headers_mut().remove(CONTENT_LENGTH);
-    }
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         response.headers_mut().remove(UPGRADE);
         response.extensions_mut().clear();
-        return Ok((response.map(|body| response_body(body, guard, upstream.timeouts.idle)), server));
+        return Ok((response.map(|body| response_body(body, upstream.timeouts.idle)), server));
     }
 
     let (Some(client), Some(asked)) = (client_upgrade, asked) else {
@@ -116,18 +111,18 @@ async fn exchange(
     if !headers::upgrade_agrees(&asked, response.headers()) {
         return Err(bad_gateway("the upstream switched to a protocol that was not asked for"));
     }
-    let far = hyper::upgrade::on(&mut response);
-    tokio::spawn(tunnel(client, far, guard, terms.idle.max(TUNNEL_IDLE)));
-    Ok((response.map(|_| empty()), server))
+    let (head, body) = response.into_parts();
+    let far = body.into_tunnel().ok_or_else(|| bad_gateway("the upstream switched protocols where none can be"))?;
+    tokio::spawn(tunnel(client, far, terms.idle.max(TUNNEL_IDLE)));
+    Ok((Response::from_parts(head, empty()), server))
 }
 
-/// The upstream's body with its gap deadline; `guard` is held to its end.
-fn response_body(body: Incoming, mut guard: Outstanding, gap: Duration) -> Body {
+/// The upstream's body with its gap deadline.
+fn response_body(body: ReplyBody, gap: Duration) -> Body {
     if body.is_end_stream() {
-        guard.ended();
         return empty();
     }
-    ServerBody { body, guard: Some(guard), gap: Gap::new(gap, 0) }.boxed_unsync()
+    ServerBody { body: Some(body), gap: Gap::new(gap, 0) }.boxed_unsync()
 }
 
 fn empty() -> Body {
@@ -146,8 +141,8 @@ struct ClientBody {
 }
 
 struct ServerBody {
-    body: Incoming,
-    guard: Option<Outstanding>,
+    /// `None` once it broke: its connection is closed then, whoever still holds this.
+    body: Option<ReplyBody>,
     gap: Gap,
 }
 
@@ -170,7 +165,7 @@ impl Gap {
 
     fn poll(
         &mut self,
-        polled: Poll<Option<Result<Frame<Bytes>, hyper::Error>>>,
+        polled: Poll<Option<Result<Frame<Bytes>, BodyError>>>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if let Poll::Ready(frame) = polled {
@@ -178,7 +173,7 @@ impl Gap {
                 self.came += frame.data_ref().map_or(0, |data| data.len() as u64);
             }
             self.waited();
-            return Poll::Ready(frame.map(|frame| frame.map_err(|error| BodyError::Peer(error.to_string()))));
+            return Poll::Ready(frame);
         }
         let left = self.left;
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(left)));
@@ -211,7 +206,7 @@ impl http_body::Body for ClientBody {
         if this.over {
             return Poll::Ready(None);
         }
-        let polled = Pin::new(&mut this.body).poll_frame(cx);
+        let polled = Pin::new(&mut this.body).poll_frame(cx).map_err(|error| BodyError::Peer(error.to_string()));
         let frame = match ready!(this.gap.poll(polled, cx)) {
             Some(Ok(frame)) => frame,
             end => {
@@ -248,38 +243,29 @@ impl http_body::Body for ServerBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
-        let polled = Pin::new(&mut this.body).poll_frame(cx);
+        let Some(body) = &mut this.body else { return Poll::Ready(None) };
+        let polled = Pin::new(body).poll_frame(cx);
         let next = ready!(this.gap.poll(polled, cx));
-        let ended = match &next {
-            None => true,
-            Some(Ok(frame)) => frame.is_trailers() || this.body.is_end_stream(),
-            Some(Err(_)) => {
-                // Not read to its end: the connection is closed, not kept.
-                this.guard = None;
-                false
-            }
-        };
-        if ended && let Some(mut guard) = this.guard.take() {
-            guard.ended();
+        if let Some(Err(_)) = &next {
+            this.body = None;
         }
         Poll::Ready(next)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.as_ref().is_none_or(ReplyBody::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.body.as_ref().map(ReplyBody::size_hint).unwrap_or_default()
     }
 }
 
 /// Carries bytes both ways until both sides have ended or nothing passed for `idle`. Fails closed: a client that spoke before
 /// it had its answer is cut off, and nothing of that reaches the application.
-async fn tunnel(client: OnUpgrade, far: OnUpgrade, guard: Outstanding, idle: Duration) {
-    let both = async { tokio::try_join!(client, far) };
-    let (client, far) = match tokio::time::timeout(TUNNEL_START, both).await {
-        Ok(Ok(sides)) => sides,
+async fn tunnel(client: OnUpgrade, far: Tunnel, idle: Duration) {
+    let client = match tokio::time::timeout(TUNNEL_START, client).await {
+        Ok(Ok(client)) => client,
         Ok(Err(error)) => return tracing::debug!(%error, "an upgrade was not completed"),
         Err(_) => return tracing::debug!("an upgrade was not completed in time"),
     };
@@ -289,12 +275,11 @@ async fn tunnel(client: OnUpgrade, far: OnUpgrade, guard: Outstanding, idle: Dur
     }
     let activity = Arc::new(Activity { started: Instant::now(), last: AtomicU64::new(0) });
     let mut client = Watched { io: client, activity: activity.clone() };
-    let mut far = Watched { io: TokioIo::new(far), activity: activity.clone() };
+    let mut far = Watched { io: far, activity: activity.clone() };
     tokio::select! {
         _ = tokio::io::copy_bidirectional(&mut client, &mut far) => {}
         () = activity.silent_for(idle) => {}
     }
-    drop(guard);
 }
 
 /// Whether bytes of the client lay waiting before its 101 was written: they were meant for something else than the new

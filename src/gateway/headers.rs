@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -27,7 +27,8 @@ pub struct Upward<'a> {
     pub believed: &'a [IpAddr],
     /// `Host` as the client sent it.
     pub host: &'a str,
-    pub decision: DecisionId,
+    /// Made by [`decision`].
+    pub decision: &'a HeaderValue,
     pub permit: &'a Permit,
     /// The chain behind a `CertFact::Held`; `Client-Cert` is set only from it.
     pub held_chain: bool,
@@ -42,7 +43,7 @@ const DOORWARD_IDENTITY: HeaderName = HeaderName::from_static("doorward-identity
 const DOORWARD_KIND: HeaderName = HeaderName::from_static("doorward-kind");
 const DOORWARD_TENANT: HeaderName = HeaderName::from_static("doorward-tenant");
 const DOORWARD_APPROVAL_ID: HeaderName = HeaderName::from_static("doorward-approval-id");
-const DOORWARD_DECISION: HeaderName = HeaderName::from_static("doorward-decision");
+pub(super) const DOORWARD_DECISION: HeaderName = HeaderName::from_static("doorward-decision");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
@@ -123,8 +124,9 @@ pub fn upgrade(headers: &HeaderMap, version: Version) -> Option<HeaderValue> {
 pub fn towards_upstream(headers: &mut HeaderMap, up: &Upward<'_>) {
     strip_request(headers);
     let through_proxy = (!up.believed.is_empty()).then_some(up.connection.client.ip);
-    set_origin(headers, &Hops { believed: up.believed, peer: through_proxy, client: up.client }, up.host);
-    headers.insert(DOORWARD_DECISION, decision_value(up.decision));
+    let hops = Hops { believed: up.believed, peer: through_proxy, client: up.client };
+    set_origin(headers, &hops, up.host, &up.connection.origin);
+    headers.insert(DOORWARD_DECISION, up.decision.clone());
     set_caller(headers, up.permit.identity().map(Arc::as_ref), up.permit.approval().map(|approval| &*approval.id));
     if let (true, Some(identity), Some(leaf)) = (up.held_chain, up.permit.identity(), up.connection.chain.first()) {
         set_chain(headers, leaf, &identity.path);
@@ -134,25 +136,36 @@ pub fn towards_upstream(headers: &mut HeaderMap, up: &Upward<'_>) {
 /// Response headers towards the client: hop-by-hop removed, `Doorward-Decision` and HSTS set.
 ///
 /// `Upgrade` with `Connection: upgrade` stays: `forward::send` leaves the two only on a 101.
-pub fn towards_client(headers: &mut HeaderMap, decision: DecisionId, host: &str) {
-    let upgrade = requested_upgrade(headers).cloned();
-    remove_connection_named(headers);
-    for name in [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, PROXY_AUTHENTICATE, TRANSFER_ENCODING, TE, UPGRADE] {
-        headers.remove(name);
+pub fn towards_client(headers: &mut HeaderMap, decision: HeaderValue, host: Option<&str>) {
+    if headers.keys().any(ends_here) {
+        let upgrade = requested_upgrade(headers).cloned();
+        remove_connection_named(headers);
+        while let Some(name) = headers.keys().find(|name| ends_here(name)).cloned() {
+            headers.remove(name);
+        }
+        if let Some(upgrade) = upgrade {
+            headers.insert(UPGRADE, upgrade);
+            headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        }
     }
-    if let Some(upgrade) = upgrade {
-        headers.insert(UPGRADE, upgrade);
-        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    }
-    headers.insert(DOORWARD_DECISION, decision_value(decision));
+    headers.insert(DOORWARD_DECISION, decision);
     demand_tls(headers, host);
 }
 
 /// RFC 6797 on every answer of a named host, the gateway's own refusals included; the application's own line stands.
-pub fn demand_tls(headers: &mut HeaderMap, host: &str) {
-    if is_named_host(host) && !headers.contains_key(STRICT_TRANSPORT_SECURITY) {
-        headers.insert(STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=31536000"));
+pub fn demand_tls(headers: &mut HeaderMap, host: Option<&str>) {
+    static A_YEAR: HeaderValue = HeaderValue::from_static("max-age=31536000");
+    if host.is_some_and(is_named_host) && !headers.contains_key(STRICT_TRANSPORT_SECURITY) {
+        headers.insert(STRICT_TRANSPORT_SECURITY, A_YEAR.clone());
     }
+}
+
+/// A decision's id as application and client are told it.
+pub fn decision(id: DecisionId) -> HeaderValue {
+    let mut value = HeaderValue::from_bytes(&id.hex()).unwrap_or_else(|_| HeaderValue::from_static(""));
+    // No two are alike: HTTP/2 leaves a sensitive one out of its table, where each would crowd out what comes again.
+    value.set_sensitive(true);
+    value
 }
 
 /// Whether an upstream's `Upgrade` names a protocol that was asked for.
@@ -163,6 +176,25 @@ pub(super) fn upgrade_agrees(asked: &HeaderValue, answered: &HeaderMap) -> bool 
 
 /// Removes what ends at this hop or could pose as ours. Fails closed: a name is removed if any reading of it is protected.
 fn strip_request(headers: &mut HeaderMap) {
+    // Few heads have any of it, and one look tells.
+    let (mut unwanted, mut credentials, mut cookies) = (false, false, false);
+    for name in headers.keys() {
+        unwanted |= is_unwanted(name);
+        credentials |= *name == AUTHORIZATION;
+        cookies |= *name == COOKIE;
+    }
+    if unwanted {
+        remove_unwanted(headers);
+    }
+    if credentials {
+        remove_own_authorization(headers);
+    }
+    if cookies {
+        join_cookies(headers);
+    }
+}
+
+fn remove_unwanted(headers: &mut HeaderMap) {
     let upgrade = requested_upgrade(headers).cloned();
     let trailers = headers.get_all(TE).iter().any(|line| line.to_str().is_ok_and(|line| tokens(line).any(is_trailers)));
     remove_connection_named(headers);
@@ -173,8 +205,6 @@ fn strip_request(headers: &mut HeaderMap) {
     for name in unwanted {
         headers.remove(name);
     }
-    remove_own_authorization(headers);
-    join_cookies(headers);
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
@@ -193,14 +223,47 @@ struct Hops<'a> {
     client: IpAddr,
 }
 
-fn set_origin(headers: &mut HeaderMap, hops: &Hops<'_>, host: &str) {
-    headers.insert(X_FORWARDED_FOR, ascii(&forwarded_for(hops)));
-    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("https"));
-    headers.insert(X_FORWARDED_HOST, plain(host));
-    headers.insert(FORWARDED, ascii(&forwarded(hops, host)));
-    if !headers.contains_key(HOST) {
-        headers.insert(HOST, plain(host));
+/// What the application is told of where requests come from.
+pub struct Origin {
+    /// As the client sent it.
+    host: Box<str>,
+    told_host: HeaderValue,
+    forwarded_for: HeaderValue,
+    forwarded: HeaderValue,
+}
+
+impl Origin {
+    fn new(hops: &Hops<'_>, host: &str) -> Self {
+        Self {
+            host: host.into(),
+            told_host: plain(host),
+            forwarded_for: ascii(&forwarded_for(hops)),
+            forwarded: ascii(&forwarded(hops, host)),
+        }
     }
+
+    fn set(&self, headers: &mut HeaderMap) {
+        // For these, the decision and who the caller is: the map grows once.
+        headers.reserve(10);
+        headers.insert(X_FORWARDED_FOR, self.forwarded_for.clone());
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("https"));
+        headers.insert(X_FORWARDED_HOST, self.told_host.clone());
+        headers.insert(FORWARDED, self.forwarded.clone());
+        if !headers.contains_key(HOST) {
+            headers.insert(HOST, self.told_host.clone());
+        }
+    }
+}
+
+/// `known` is the connection's: its requests have one origin while they name one host and no trusted proxy stands between.
+fn set_origin(headers: &mut HeaderMap, hops: &Hops<'_>, host: &str, known: &OnceLock<Origin>) {
+    if hops.peer.is_none() {
+        let known = known.get_or_init(|| Origin::new(hops, host));
+        if *known.host == *host {
+            return known.set(headers);
+        }
+    }
+    Origin::new(hops, host).set(headers);
 }
 
 fn set_caller(headers: &mut HeaderMap, identity: Option<&Identity>, approval: Option<&str>) {
@@ -222,6 +285,18 @@ fn set_chain(headers: &mut HeaderMap, leaf: &[u8], path: &[Vec<u8>]) {
     headers.insert(CLIENT_CERT, byte_sequences(&[leaf]));
     if !path.is_empty() {
         headers.insert(CLIENT_CERT_CHAIN, byte_sequences(path));
+    }
+}
+
+/// Whether a response header ends at this hop.
+fn ends_here(name: &HeaderName) -> bool {
+    match name.as_str().as_bytes().first() {
+        Some(b'c') => *name == CONNECTION,
+        Some(b'k') => *name == KEEP_ALIVE,
+        Some(b'p') => *name == PROXY_CONNECTION || *name == PROXY_AUTHENTICATE,
+        Some(b't') => *name == TRANSFER_ENCODING || *name == TE,
+        Some(b'u') => *name == UPGRADE,
+        _ => false,
     }
 }
 
@@ -446,18 +521,8 @@ const fn is_plain(byte: u8) -> bool {
 }
 
 /// A value made here of visible ASCII and spaces alone.
-fn ascii(text: &str) -> HeaderValue {
+pub(super) fn ascii(text: &str) -> HeaderValue {
     HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static(""))
-}
-
-fn decision_value(id: DecisionId) -> HeaderValue {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    let mut text = [0_u8; 32];
-    for (place, digit) in text.iter_mut().rev().enumerate() {
-        let nibble = (id.0 >> (4 * place)) & 0xf;
-        *digit = HEX.get(nibble as usize).copied().unwrap_or(b'0');
-    }
-    HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
 /// RFC 9440: certificates as structured-field byte sequences.
@@ -473,13 +538,18 @@ fn byte_sequences<D: AsRef<[u8]>>(chain: &[D]) -> HeaderValue {
 
 /// Whether HSTS means anything: a name that is not this machine's own.
 fn is_named_host(host: &str) -> bool {
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+    let name = match host.as_bytes().iter().rposition(|byte| *byte == b':').and_then(|colon| host.split_at_checked(colon)) {
+        Some((name, port)) if port.bytes().skip(1).all(|byte| byte.is_ascii_digit()) => name,
         _ => host,
     };
     let name = name.trim_end_matches('.');
-    let last = name.rsplit('.').next().unwrap_or(name);
-    !name.is_empty() && !name.starts_with('[') && name.parse::<IpAddr>().is_err() && !last.eq_ignore_ascii_case("localhost")
+    let last = name.as_bytes().rsplit(|byte| *byte == b'.').next().unwrap_or_default();
+    // An address ends in a number, or has colons.
+    let may_be_address = last.first().is_some_and(u8::is_ascii_digit) || last.contains(&b':');
+    !name.is_empty()
+        && !name.starts_with('[')
+        && !(may_be_address && name.parse::<IpAddr>().is_ok())
+        && !last.eq_ignore_ascii_case(b"localhost")
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, COOKIE, HOST, USER_AGENT};
 use http::uri::Scheme;
-use http::{HeaderMap, Method, Uri, request};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, request};
 use quick_cache::sync::Cache;
 
 use crate::clock::Now;
@@ -14,12 +14,14 @@ use crate::net::ClientAddr;
 use crate::policy::approval::ApprovalUse;
 use crate::policy::bot::{BotClass, BotClassifier};
 use crate::policy::decide::BanFact;
-use crate::policy::route::canonical_host;
-use crate::policy::{ApprovalFact, ApprovalFault, CanonicalPath, CertFact, Denial, Facts, Reason, Site};
+use crate::policy::route::{canonical_host, names_host};
+use crate::policy::{ApprovalFact, ApprovalFault, CanonicalPath, CertFact, Denial, Facts, Name, Reason, Site};
 use crate::tls;
 
 use super::inbound::Ambiguous;
 use super::{Connection, Gateway, Snapshot};
+
+const DOORWARD_APPROVAL: HeaderName = HeaderName::from_static("doorward-approval");
 
 /// Longest User-Agent that is classified whole, in bytes; the rest of a longer one says nothing more.
 const MAX_USER_AGENT: usize = 512;
@@ -28,9 +30,9 @@ const MAX_USER_AGENT: usize = 512;
 #[derive(Debug)]
 pub struct Target {
     /// As the client sent it.
-    pub authority: String,
+    pub authority: HeaderValue,
     /// Lower case, without port.
-    pub host: String,
+    pub host: Name,
     pub path: CanonicalPath,
 }
 
@@ -102,7 +104,7 @@ impl Scene<'_> {
         let (subject, issuer) = tls::describe(leaf);
         self.gateway.events.emit(Event::CertificateRefused {
             client: self.client.ip,
-            site: self.target.host.clone(),
+            site: self.target.host.to_string(),
             subject,
             issuer,
             cause: *cause,
@@ -169,7 +171,9 @@ impl Default for Bots {
 
 /// Reads the one host and the one canonical path of a request head. Fails closed: two hosts, hosts that differ, a
 /// target with two readings or ambiguous framing are a 400.
-pub fn target(head: &request::Parts) -> Result<Target, Denial> {
+///
+/// `server_name` is the handshake's: nearly every request names it, and then has it for its host.
+pub fn target(head: &request::Parts, server_name: Option<&Name>) -> Result<Target, Denial> {
     if let Some(Ambiguous(cause)) = head.extensions.get() {
         return Err(Denial::new(Reason::BadRequest, *cause));
     }
@@ -184,10 +188,16 @@ pub fn target(head: &request::Parts) -> Result<Target, Denial> {
         return Err(Denial::new(Reason::BadRequest, "a target of another scheme"));
     }
     let authority = authority(&head.uri, &head.headers)?;
-    let host = canonical_host(&authority).ok_or_else(|| Denial::new(Reason::BadRequest, "the host is not canonical"))?;
-    let path_and_query = head.uri.path_and_query().map_or("", |target| target.as_str());
-    let path =
-        CanonicalPath::parse(path_and_query).map_err(|fault| Denial::new(Reason::BadRequest, format!("target: {fault}")))?;
+    let named = authority.to_str().map_err(|_| Denial::new(Reason::BadRequest, "the host is not text"))?;
+    let host = match server_name {
+        Some(known) if names_host(named, known) => Arc::clone(known),
+        _ => canonical_host(named).ok_or_else(|| Denial::new(Reason::BadRequest, "the host is not canonical"))?.into(),
+    };
+    let path = match head.uri.path_and_query() {
+        Some(target) => CanonicalPath::of(target),
+        None => CanonicalPath::parse(""),
+    };
+    let path = path.map_err(|fault| Denial::new(Reason::BadRequest, format!("target: {fault}")))?;
     Ok(Target { authority, host, path })
 }
 
@@ -224,20 +234,20 @@ pub fn may_prove(connection: &Connection, headers: &HeaderMap) -> bool {
     !connection.chain.is_empty() || !matches!(presented_token(headers), Ok(None))
 }
 
-fn authority(uri: &Uri, headers: &HeaderMap) -> Result<String, Denial> {
+fn authority(uri: &Uri, headers: &HeaderMap) -> Result<HeaderValue, Denial> {
     let refused = |cause: &'static str| Denial::new(Reason::BadRequest, cause);
     let mut lines = headers.get_all(HOST).iter();
     let line = lines.next();
     if lines.next().is_some() {
         return Err(refused("two Host lines"));
     }
-    let line = line.map(|value| value.to_str().map_err(|_| refused("the Host line is not text"))).transpose()?;
     match (uri.authority(), line) {
         (None, None) => Err(refused("no host")),
-        (None, Some(host)) => Ok(host.to_owned()),
-        (Some(named), None) => Ok(named.as_str().to_owned()),
-        (Some(named), Some(host)) if named.as_str().eq_ignore_ascii_case(host) => Ok(host.to_owned()),
-        (Some(_), Some(_)) => Err(refused("the target and the Host line differ")),
+        (None, Some(host)) => Ok(host.clone()),
+        (Some(named), Some(host)) if !named.as_str().as_bytes().eq_ignore_ascii_case(host.as_bytes()) => {
+            Err(refused("the target and the Host line differ"))
+        }
+        (Some(named), _) => HeaderValue::from_str(named.as_str()).map_err(|_| refused("the host is not text")),
     }
 }
 
@@ -245,7 +255,7 @@ fn authority(uri: &Uri, headers: &HeaderMap) -> Result<String, Denial> {
 pub fn presented_token(headers: &HeaderMap) -> Result<Option<&[u8]>, ApprovalFault> {
     const SCHEME: &[u8] = b"doorward";
     let mut found = None;
-    let dedicated = headers.get_all("doorward-approval").iter().map(|value| value.as_bytes());
+    let dedicated = headers.get_all(DOORWARD_APPROVAL).iter().map(|value| value.as_bytes());
     let authorized = headers.get_all(AUTHORIZATION).iter().filter_map(|value| {
         let (scheme, rest) = value.as_bytes().split_at_checked(SCHEME.len())?;
         let names_us = scheme.eq_ignore_ascii_case(SCHEME) && rest.first().is_none_or(|byte| *byte == b' ');
@@ -295,7 +305,7 @@ mod tests {
     #[test]
     fn methods_that_are_not_for_the_application_are_refused() {
         for method in [Method::TRACE, Method::CONNECT] {
-            let refused = target(&parts(http::Request::builder().method(&method).uri("/x").header(HOST, "a.example")));
+            let refused = target(&parts(http::Request::builder().method(&method).uri("/x").header(HOST, "a.example")), None);
             assert_eq!(refused.expect_err("not served").reason, Reason::BadRequest, "{method}");
         }
     }
@@ -303,14 +313,14 @@ mod tests {
     #[test]
     fn a_request_names_exactly_one_host() {
         let two = parts(http::Request::get("/").header(HOST, "a.example").header(HOST, "a.example"));
-        assert_eq!(target(&two).expect_err("two hosts").reason, Reason::BadRequest);
+        assert_eq!(target(&two, None).expect_err("two hosts").reason, Reason::BadRequest);
         let none = parts(http::Request::get("/"));
-        assert_eq!(target(&none).expect_err("no host").reason, Reason::BadRequest);
+        assert_eq!(target(&none, None).expect_err("no host").reason, Reason::BadRequest);
         let differing = parts(http::Request::get("https://a.example/").header(HOST, "b.example"));
-        assert_eq!(target(&differing).expect_err("two readings").reason, Reason::BadRequest);
+        assert_eq!(target(&differing, None).expect_err("two readings").reason, Reason::BadRequest);
         let one = parts(http::Request::get("https://A.example:8443/x?y=1"));
-        let target = target(&one).expect("one host");
-        assert_eq!((target.host.as_str(), target.path.as_str(), target.path.query()), ("a.example", "/x", Some("y=1")));
+        let target = target(&one, None).expect("one host");
+        assert_eq!((&*target.host, target.path.as_str(), target.path.query()), ("a.example", "/x", Some("y=1")));
     }
 
     #[test]

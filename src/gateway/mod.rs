@@ -13,10 +13,10 @@ mod reading;
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use arc_swap::ArcSwap;
-use http::{Request, Response, request};
+use http::{HeaderValue, Request, Response, Version, request};
 use hyper::upgrade::OnUpgrade;
 use rustls::pki_types::CertificateDer;
 
@@ -27,7 +27,7 @@ use crate::net::ClientAddr;
 use crate::policy::ban::BanAnswer;
 use crate::policy::decide::BanFact;
 use crate::policy::login::{AccountKey, LoginRule};
-use crate::policy::{ApprovalFact, CertFact, Denial, Facts, Permit, Policy, Reason, Route, Site};
+use crate::policy::{ApprovalFact, CertFact, Denial, Facts, Name, Permit, Policy, Reason, Route, Site};
 use crate::state::accounts::Successes;
 use crate::state::approvals::Approvals;
 use crate::state::bans::BanTable;
@@ -87,7 +87,7 @@ pub struct Connection {
     /// The peer, or what its PROXY header said.
     pub client: ClientAddr,
     /// The canonical name of the handshake; `None`: it named none.
-    pub server_name: Option<String>,
+    pub server_name: Option<Name>,
     /// The peer's chain, leaf first; empty: none was presented.
     pub chain: Vec<CertificateDer<'static>>,
     /// `TLSv1.3` or `TLSv1.2`.
@@ -97,6 +97,8 @@ pub struct Connection {
     /// The client proved who it is, by certificate, approval or login: the last to be shed when places run short. It decides
     /// nothing else.
     pub proven: AtomicBool,
+    /// What its requests tell the application of where they come from.
+    pub origin: OnceLock<headers::Origin>,
 }
 
 /// The request is not answered: its connection is closed (HTTP/1) or its stream reset (HTTP/2).
@@ -112,6 +114,20 @@ impl Gateway {
     }
 }
 
+impl Connection {
+    /// A connection of which nothing was judged yet.
+    pub fn new(
+        peer: IpAddr,
+        client: ClientAddr,
+        server_name: Option<Name>,
+        chain: Vec<CertificateDer<'static>>,
+        tls: &'static str,
+    ) -> Self {
+        let (verdict, proven, origin) = (Mutex::new(None), AtomicBool::new(false), OnceLock::new());
+        Self { peer, client, server_name, chain, tls, verdict, proven, origin }
+    }
+}
+
 impl Worker {
     /// One request: every refusal becomes its answer, and exactly one record is told, also when the client leaves.
     /// Fails closed: the only way to no answer is a banned client where bans are dropped.
@@ -123,23 +139,31 @@ impl Worker {
         let gateway = &self.gateway;
         let now = gateway.clock.now();
         let snapshot = gateway.snapshot.load_full();
-        let decision = DecisionId::fresh(now.wall);
-        let mut recorder = Recorder::begin(gateway, &snapshot, &connection, &request, decision, now);
+        let id = DecisionId::fresh(now.wall);
+        let decision = headers::decision(id);
+        let mut recorder = Recorder::begin(gateway, &snapshot, &connection, &request, id, now);
         let asked = Asked::of(&request);
 
-        let passage = Passage { worker: &self, snapshot: &snapshot, connection: &connection, now, recorder: &mut recorder };
-        let response = match passage.pass(request).await {
+        let (worker, connection) = (&self, &*connection);
+        let mut passage = Passage { worker, snapshot: &snapshot, connection, now, decision: &decision, recorder: &mut recorder };
+        let answer = match passage.judge(request) {
+            // In a box: a refusal should not carry the room for it.
+            Ok(admitted) => Box::pin(passage.proceed(admitted)).await,
+            Err(denial) => Err(denial),
+        };
+        let response = match answer {
             Ok(mut response) => {
-                headers::towards_client(response.headers_mut(), decision, &recorder.record.host);
+                headers::towards_client(response.headers_mut(), decision, recorder.record.host.as_deref());
                 response
             }
+            Err(denial) if denial.reason == Reason::Banned && snapshot.policy.bans.answer == BanAnswer::Drop => {
+                recorder.refused(denial);
+                return Err(Dropped);
+            }
             Err(denial) => {
-                recorder.refused(&denial);
-                if denial.reason == Reason::Banned && snapshot.policy.bans.answer == BanAnswer::Drop {
-                    return Err(Dropped);
-                }
                 let mut response = respond::denial(&denial, decision, &asked, &snapshot.policy.document);
-                headers::demand_tls(response.headers_mut(), &recorder.record.host);
+                headers::demand_tls(response.headers_mut(), recorder.record.host.as_deref());
+                recorder.refused(denial);
                 response
             }
         };
@@ -154,19 +178,32 @@ struct Passage<'a> {
     snapshot: &'a Arc<Snapshot>,
     connection: &'a Connection,
     now: Now,
+    decision: &'a HeaderValue,
     recorder: &'a mut Recorder,
 }
 
-impl Passage<'_> {
-    /// The story of one request, top to bottom: cheap checks first, then what costs, then the application.
-    async fn pass(mut self, request: Request<Inbound>) -> Result<Response<Body>, Denial> {
-        let (mut head, body) = request.into_parts();
+/// A request that holds its permit, and what is still to be charged before it is sent.
+struct Admitted<'a> {
+    head: request::Parts,
+    body: Inbound,
+    caller: Caller,
+    target: Target,
+    route: &'a Arc<Route>,
+    permit: Permit,
+    /// A login attempt: its account is a key of limits too, and stands in its body.
+    login: Option<(&'a Arc<LoginRule>, Box<Charges>)>,
+}
+
+impl<'a> Passage<'a> {
+    /// The story of one request up to its permit, top to bottom: cheap checks first, then what costs. Nothing here waits.
+    fn judge(&mut self, request: Request<Inbound>) -> Result<Admitted<'a>, Denial> {
+        let (head, body) = request.into_parts();
         let policy = &self.snapshot.policy;
         let caller = self.caller(&head)?;
         let address_ban = self.banned(&caller.client, &head)?;
 
         inspect::head(&head, &self.snapshot.config.caps)?;
-        let target = inspect::target(&head)?;
+        let target = inspect::target(&head, self.connection.server_name.as_ref())?;
         self.note_target(&target);
         let sni = policy.sites.named(self.connection.server_name.as_deref());
         let site = policy.sites.resolve(sni, &target.host)?;
@@ -180,13 +217,23 @@ impl Passage<'_> {
         let permit = policy.decide(route, &facts, self.now)?;
         inspect::declared_body(&head.headers, route.body)?;
 
-        let terms = self.terms(route);
-        let (body, guess) = match login::recognise(route, &head, &target.path) {
+        let login = match login::recognise(route, &head, &target.path) {
             None => {
                 self.charge(route, subject(&caller, route, &permit, None), &mut charges)?;
-                (self.recorder.count_in(forward::request_body(body, &terms)), None)
+                None
             }
-            Some(rule) => {
+            Some(rule) => Some((rule, Box::new(charges))),
+        };
+        Ok(Admitted { head, body, caller, target, route, permit, login })
+    }
+
+    /// And from there: a login attempt is read and reserves its guess, the application answers, the guess is settled.
+    async fn proceed(&mut self, admitted: Admitted<'a>) -> Result<Response<Body>, Denial> {
+        let Admitted { mut head, body, caller, target, route, permit, login } = admitted;
+        let terms = self.terms(route);
+        let (body, guess) = match login {
+            None => (self.recorder.count_in(forward::request_body(body, &terms)), None),
+            Some((rule, mut charges)) => {
                 let reading = self.worker.gateway.readers.enter(caller.client.key)?;
                 let (body, attempt) = Box::pin(login::read(rule, &head, &target.path, body, &terms)).await?;
                 drop(reading);
@@ -292,26 +339,26 @@ impl Passage<'_> {
                 connection: self.connection,
                 client: caller.client.ip,
                 believed: &caller.believed,
-                host: &target.authority,
-                decision: self.recorder.record.decision,
+                host: target.authority.to_str().unwrap_or_default(),
+                decision: self.decision,
                 permit,
                 held_chain: permit.identity().is_some(),
             },
         );
-        let mut request = Request::new(body);
-        *request.method_mut() = head.method;
-        *request.uri_mut() =
-            target.path.as_path_and_query().try_into().map_err(|_| unsent("the canonical target is not a URI"))?;
-        *request.headers_mut() = head.headers;
-        *request.extensions_mut() = head.extensions;
+        head.uri = target.path.to_target().ok_or_else(|| unsent("the canonical target is not a URI"))?.into();
+        // How the client speaks is no matter between this gateway and the application.
+        head.version = Version::HTTP_11;
+        let request = Request::from_parts(head, body);
         let (response, server) = forward::send(self.worker, upstream, permit, request, upgrade, terms).await?;
         self.recorder.record.upstream = Some(server);
         Ok(response)
     }
 
     fn note_target(&mut self, target: &Target) {
-        self.recorder.record.host.clone_from(&target.host);
-        target.path.as_str().clone_into(&mut self.recorder.record.path);
+        self.recorder.record.host = Some(Arc::clone(&target.host));
+        if let Some(target) = target.path.to_target() {
+            self.recorder.record.target = Some(target);
+        }
     }
 
     /// Who it was is told of refusals too, and counts where places run short.
@@ -367,6 +414,6 @@ mod tests {
     #[test]
     fn the_future_of_a_request_stays_small() {
         let bytes = future_of(Worker::handle);
-        assert!(bytes <= 8192, "{bytes} bytes");
+        assert!(bytes <= 2048, "{bytes} bytes");
     }
 }

@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use http::header::{REFERER, USER_AGENT};
@@ -11,14 +12,11 @@ use http::{Method, Request};
 use http_body::{Body as _, Frame, SizeHint};
 
 use crate::clock::{Clock, Now};
-use crate::events::{DecisionId, Event, Events, RequestRecord};
+use crate::events::{DecisionId, Events, RequestRecord};
 use crate::policy::Denial;
 use crate::upstream::{Body, BodyError};
 
 use super::{Connection, Gateway, Snapshot};
-
-/// Longest text of a stranger's that a record keeps, in bytes.
-const MAX_TEXT: usize = 1024;
 
 /// Tells its record when dropped; the body of the answer holds it until the last byte.
 ///
@@ -28,7 +26,7 @@ pub struct Recorder<T: Tell = Events> {
     pub record: RequestRecord,
     events: T,
     clock: Clock,
-    started: Now,
+    started: Duration,
     answered: bool,
     /// Bytes of the request body, counted where the body now is.
     inbound: Option<Arc<AtomicU64>>,
@@ -37,11 +35,12 @@ pub struct Recorder<T: Tell = Events> {
 /// Who is told of a finished request.
 pub trait Tell: Send + 'static {
     /// Called once for each request; must not block.
-    fn tell(&self, record: Box<RequestRecord>);
+    fn tell(&self, record: &RequestRecord);
 }
 
 impl Recorder {
     /// Starts the record of a request, before anything of it was judged: what is not canonical is logged as it came, capped.
+    /// It shares the head's bytes and copies none.
     pub fn begin<B>(
         gateway: &Gateway,
         snapshot: &Snapshot,
@@ -50,21 +49,16 @@ impl Recorder {
         id: DecisionId,
         now: Now,
     ) -> Self {
-        let text = |name| {
-            let value = request.headers().get(name)?;
-            Some(String::from_utf8_lossy(value.as_bytes().get(..MAX_TEXT).unwrap_or(value.as_bytes())).into_owned())
-        };
-        let path = request.uri().path();
-        let addresses = [from.client.ip, from.peer];
+        let header = |name| request.headers().get(name).cloned();
         let record = RequestRecord {
             // Until the request's own is read: who refuses it before that can still be found by site.
-            host: from.server_name.clone().unwrap_or_default(),
+            host: from.server_name.clone(),
             method: request.method().clone(),
-            path: path.get(..MAX_TEXT).unwrap_or(path).to_owned(),
+            target: request.uri().path_and_query().cloned(),
             tls: Some(from.tls),
-            user_agent: text(USER_AGENT),
-            referer: text(REFERER).map(|referer| referer.split(['?', '#']).next().unwrap_or_default().to_owned()),
-            ..RequestRecord::begun(id, now.wall, snapshot.generation, addresses, request.version())
+            user_agent: header(USER_AGENT),
+            referer: header(REFERER),
+            ..RequestRecord::begun(id, now.wall, snapshot.generation, [from.client.ip, from.peer], request.version())
         };
         Self::new(record, gateway.events.clone(), gateway.clock.clone(), now)
     }
@@ -72,15 +66,15 @@ impl Recorder {
 
 impl<T: Tell> Recorder<T> {
     /// Notes why the request was refused; the cause stays private.
-    pub fn refused(&mut self, denial: &Denial) {
+    pub fn refused(&mut self, denial: Denial) {
         self.record.reason = Some(denial.reason);
-        self.record.cause = Some(denial.cause.clone().into_owned());
+        self.record.cause = Some(denial.cause);
         self.record.status = denial.reason.status().as_u16();
     }
 
     /// `started` is the reading of `clock` at which the request began; `took` is measured from it.
     pub fn new(record: RequestRecord, events: T, clock: Clock, started: Now) -> Self {
-        Self { record, events, clock, started, answered: false, inbound: None }
+        Self { record, events, clock, started: started.instant, answered: false, inbound: None }
     }
 
     /// Wraps the request's body so that `bytes_in` is what was read of it. An empty body is passed as it is.
@@ -111,15 +105,14 @@ impl<T: Tell> Drop for Recorder<T> {
         if let Some(inbound) = &self.inbound {
             self.record.bytes_in = inbound.load(Ordering::Relaxed);
         }
-        self.record.took = self.clock.now().instant.saturating_sub(self.started.instant);
-        let husk = husk(&self.record);
-        self.events.tell(Box::new(std::mem::replace(&mut self.record, husk)));
+        self.record.took = self.clock.instant().saturating_sub(self.started);
+        self.events.tell(&self.record);
     }
 }
 
 impl Tell for Events {
-    fn tell(&self, record: Box<RequestRecord>) {
-        self.emit(Event::Request(record));
+    fn tell(&self, record: &RequestRecord) {
+        self.request(record);
     }
 }
 
@@ -216,20 +209,13 @@ impl http_body::Body for CountedBody {
     }
 }
 
-/// What stays behind when the record moves out; allocates nothing, unlike a clone.
-fn husk(of: &RequestRecord) -> RequestRecord {
-    RequestRecord::begun(of.decision, of.at, of.generation, [of.client, of.peer], of.version)
-}
-
 #[cfg(test)]
 mod tests {
-    use std::net::{IpAddr, Ipv4Addr};
-    use std::sync::Mutex;
-    use std::time::Duration;
-
     use http::{HeaderMap, HeaderValue};
     use http_body_util::{BodyExt, Empty, Full, StreamBody};
     use jiff::Timestamp;
+    use std::net::{IpAddr, Ipv4Addr};
+    use std::sync::Mutex;
 
     use super::*;
     use crate::clock::ManualClock;
@@ -239,8 +225,8 @@ mod tests {
     struct Told(Arc<Mutex<Vec<RequestRecord>>>);
 
     impl Tell for Told {
-        fn tell(&self, record: Box<RequestRecord>) {
-            self.0.lock().unwrap().push(*record);
+        fn tell(&self, record: &RequestRecord) {
+            self.0.lock().unwrap().push(record.clone());
         }
     }
 
@@ -265,8 +251,8 @@ mod tests {
             client: ip,
             peer: ip,
             method,
-            host: "portal.example.com".into(),
-            path: "/".into(),
+            host: Some("portal.example.com".into()),
+            target: None,
             version: http::Version::HTTP_11,
             route: None,
             status: 200,
@@ -314,7 +300,7 @@ mod tests {
         drop(recorder);
         let record = told.only();
         assert_eq!((record.status, record.cut, record.took), (0, true, Duration::from_millis(30)));
-        assert_eq!(record.host, "portal.example.com");
+        assert_eq!(record.host.as_deref(), Some("portal.example.com"));
     }
 
     #[test]

@@ -6,20 +6,17 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Response, Version};
 use http_body_util::{BodyExt, Full};
-use serde::Serialize;
-use sfv::{KeyRef, ListSerializer, StringRef};
 
-use crate::events::DecisionId;
-use crate::policy::denial::LimitState;
 use crate::policy::{Denial, PolicyDocument, Reason};
 use crate::upstream::{Body, ForwardError, ForwardErrorKind};
+
+use super::headers::{DOORWARD_DECISION, ascii};
 
 /// How long a caller should leave an application alone that has no server up.
 const UNAVAILABLE_RETRY: Duration = Duration::from_secs(5);
 /// Media ranges of `Accept` that are looked at; browsers send fewer than ten.
 const MAX_RANGES: usize = 64;
 
-const DECISION: HeaderName = HeaderName::from_static("doorward-decision");
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
@@ -29,6 +26,18 @@ const STYLE: &str = ":root{color-scheme:light dark}\
 /// Names the SHA-256 of [`STYLE`], so that nothing else on the page can style or run.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'sha256-c1REfm/bP+eqCoreS+wvenwgPwdZ/WjlM9eQ7pksOsU='; \
     base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// What every refusal carries.
+static ALWAYS: [(HeaderName, HeaderValue); 4] = [
+    (header::VARY, HeaderValue::from_static("accept")),
+    (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+    (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+    (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(CONTENT_SECURITY_POLICY)),
+];
+static HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
+static PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json; charset=utf-8");
+/// Headers of a refusal, at most.
+const MOST_HEADERS: usize = 11;
 
 /// What the answer to a refused request depends on, kept while the request is on its way.
 #[derive(Clone, Debug, Default)]
@@ -56,33 +65,31 @@ impl Asked {
 /// browser from reading more into the page. Nothing that the stranger sent is ever echoed, and the private cause never leaves.
 /// On HTTP/1 the connection is closed after a 421, so that the client does not try again here, and wherever a body is left
 /// unread, so that its bytes are never taken for the next request; HTTP/2 resets the one stream.
-pub fn denial(denial: &Denial, id: DecisionId, asked: &Asked, policy: &PolicyDocument) -> Response<Body> {
-    let id = hex(id);
+pub fn denial(denial: &Denial, decision: HeaderValue, asked: &Asked, policy: &PolicyDocument) -> Response<Body> {
+    let id = decision.to_str().unwrap_or_default();
     let wait = retry_after(denial);
     let html = asked.accept.as_ref().is_some_and(prefers_html);
-    let text = if html { page(denial, &id, wait, policy) } else { problem(denial, &id) };
+    let text = if html { page(denial, id, wait, policy) } else { problem(denial, id) };
 
-    let mut response = Response::new(Full::new(Bytes::from(text)).map_err(|never| match never {}).boxed_unsync());
-    *response.status_mut() = denial.reason.status();
-    let headers = response.headers_mut();
-    let media_type = if html { "text/html; charset=utf-8" } else { "application/problem+json; charset=utf-8" };
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
-    headers.insert(header::VARY, HeaderValue::from_static("accept"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(CONTENT_SECURITY_POLICY));
-    if let Ok(id) = HeaderValue::from_str(&id) {
-        headers.insert(DECISION, id);
+    let mut headers = HeaderMap::with_capacity(MOST_HEADERS);
+    headers.insert(header::CONTENT_TYPE, if html { HTML.clone() } else { PROBLEM.clone() });
+    for (name, value) in &ALWAYS {
+        headers.insert(name, value.clone());
     }
+    headers.insert(DOORWARD_DECISION, decision);
     if let Some(seconds) = wait {
-        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        headers.insert(header::RETRY_AFTER, ascii(itoa::Buffer::new().format(seconds)));
     }
     if let Some(limit) = &denial.limit {
-        rate_limit(headers, limit);
+        headers.insert(RATE_LIMIT_POLICY, field(&limit.name, [(";q=", limit.quota), (";w=", limit.window)]));
+        headers.insert(RATE_LIMIT, field(&limit.name, [(";r=", limit.remaining), (";t=", limit.reset)]));
     }
     if asked.version < Version::HTTP_2 && (asked.unread_body || denial.reason == Reason::Misdirected) {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
+    let mut response = Response::new(Full::new(Bytes::from(text)).map_err(|never| match never {}).boxed_unsync());
+    *response.status_mut() = denial.reason.status();
+    *response.headers_mut() = headers;
     response
 }
 
@@ -111,51 +118,48 @@ fn retry_after(denial: &Denial) -> Option<u64> {
     Some(seconds.max(1))
 }
 
-/// draft-ietf-httpapi-ratelimit-headers-10.
-fn rate_limit(headers: &mut HeaderMap, limit: &LimitState) {
-    let policy = field(&limit.name, ["q", "w"], [limit.quota, limit.window]);
-    let state = field(&limit.name, ["r", "t"], [limit.remaining, limit.reset]);
-    for (name, value) in [(RATE_LIMIT_POLICY, policy), (RATE_LIMIT, state)] {
-        if let Some(value) = value.and_then(|value| HeaderValue::try_from(value).ok()) {
-            headers.insert(name, value);
+/// An item of draft-ietf-httpapi-ratelimit-headers-10: a structured string (RFC 9651) with two integers as its parameters.
+fn field(name: &str, parameters: [(&'static str, u32); 2]) -> HeaderValue {
+    let mut line = String::with_capacity(name.len() + 32);
+    line.push('"');
+    for c in name.chars() {
+        match c {
+            '"' | '\\' => line.extend(['\\', c]),
+            ' '..='~' => line.push(c),
+            // A structured string is printable ASCII; a config may name its limit otherwise.
+            _ => line.push('?'),
         }
     }
-}
-
-fn field(name: &str, keys: [&str; 2], values: [u32; 2]) -> Option<String> {
-    // A structured string is printable ASCII; a config may name its limit otherwise.
-    let name: String = name.chars().map(|c| if matches!(c, ' '..='~') { c } else { '?' }).collect();
-    let mut list = ListSerializer::new();
-    let mut item = list.bare_item(StringRef::from_str(&name).ok()?);
-    for (key, value) in keys.into_iter().zip(values) {
-        item = item.parameter(KeyRef::from_str(key).ok()?, value);
+    line.push('"');
+    for (key, value) in parameters {
+        line.push_str(key);
+        line.push_str(itoa::Buffer::new().format(value));
     }
-    let _ = item.finish();
-    list.finish()
+    ascii(&line)
 }
 
-fn hex(id: DecisionId) -> String {
-    format!("{:032x}", id.0)
-}
-
+/// Codes and titles are ours and need no escapes; a test holds them to that.
 fn problem(denial: &Denial, id: &str) -> String {
-    #[derive(Serialize)]
-    struct Problem<'a> {
-        r#type: String,
-        title: &'a str,
-        status: u16,
-        instance: &'a str,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        limit: Option<&'a str>,
+    let reason = denial.reason;
+    let mut text = String::with_capacity(256);
+    for part in [
+        "{\"type\":\"urn:doorward:",
+        reason.code(),
+        "\",\"title\":\"",
+        reason.title(),
+        "\",\"status\":",
+        reason.status().as_str(),
+        ",\"instance\":\"",
+        id,
+        "\"",
+    ] {
+        text.push_str(part);
     }
-    let problem = Problem {
-        r#type: format!("urn:doorward:{}", denial.reason.code()),
-        title: denial.reason.title(),
-        status: denial.reason.status().as_u16(),
-        instance: id,
-        limit: exceeded(denial.reason),
-    };
-    serde_json::to_string(&problem).unwrap_or_default()
+    if let Some(limit) = exceeded(reason) {
+        text.extend([",\"limit\":\"", limit, "\""]);
+    }
+    text.push('}');
+    text
 }
 
 /// Which limit a `too-large` was over.
@@ -281,6 +285,9 @@ fn parse_quality(text: &str) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::events::DecisionId;
+    use crate::gateway::headers;
+    use crate::policy::denial::LimitState;
     use base64::Engine;
     use proptest::prelude::*;
 
@@ -292,8 +299,8 @@ mod tests {
         Asked { accept: Some(HeaderValue::from_str(value).unwrap()), ..Asked::default() }
     }
 
-    fn answer(denial: &Denial, headers: &Asked) -> (Response<()>, String) {
-        let (parts, body) = super::denial(denial, DecisionId(0xabc), headers, &policy()).into_parts();
+    fn answer(denial: &Denial, asked: &Asked) -> (Response<()>, String) {
+        let (parts, body) = super::denial(denial, headers::decision(DecisionId(0xabc)), asked, &policy()).into_parts();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let bytes = runtime.block_on(body.collect()).unwrap().to_bytes();
         (Response::from_parts(parts, ()), String::from_utf8(bytes.to_vec()).unwrap())
@@ -302,8 +309,11 @@ mod tests {
     #[test]
     fn every_reason_is_a_problem_with_its_urn_title_status_and_decision() {
         for reason in Reason::ALL {
-            let (response, body) = answer(&Denial::new(reason, "private cause"), &Asked::default());
-            let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+            let (response, text) = answer(&Denial::new(reason, "private cause"), &Asked::default());
+            let body: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&text).unwrap();
+            for word in body.values() {
+                assert!(text.contains(&word.to_string()), "{word} is escaped as a serializer would");
+            }
             assert_eq!(response.status(), reason.status());
             assert_eq!(body["type"], format!("urn:doorward:{}", reason.code()));
             assert_eq!(body["title"], reason.title());
@@ -436,6 +446,19 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_limits_state_is_a_structured_field(name in "\\PC{0,20}", values in any::<[u32; 2]>()) {
+            let told = field(&name, [(";q=", values[0]), (";w=", values[1])]);
+            let list = sfv::Parser::new(told.as_bytes()).parse::<sfv::List>().unwrap();
+            prop_assert_eq!(list.len(), 1);
+            let Some(sfv::ListEntry::Item(item)) = list.first() else { panic!("no item") };
+            let shown: String = name.chars().map(|c| if matches!(c, ' '..='~') { c } else { '?' }).collect();
+            prop_assert_eq!(item.bare_item.as_string().map(|text| text.as_str()), Some(shown.as_str()));
+            for (key, value) in [("q", values[0]), ("w", values[1])] {
+                prop_assert_eq!(item.params[key].as_integer().map(i64::from), Some(i64::from(value)));
+            }
+        }
+
         #[test]
         fn any_accept_is_answered(value in "[ -~\t]{0,200}") {
             prefers_html(&HeaderValue::from_str(&value).unwrap());

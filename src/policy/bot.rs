@@ -32,6 +32,8 @@ pub struct BotClassifier {
 }
 
 impl BotClass {
+    pub const ALL: [Self; 4] = [Self::Unmarked, Self::Crawler, Self::HttpLibrary, Self::NoUserAgent];
+
     pub const fn is_automation(self) -> bool {
         !matches!(self, Self::Unmarked)
     }

@@ -2,18 +2,28 @@
 
 use std::fmt;
 
+use http::uri::PathAndQuery;
+
 /// The path and query of a request in their only accepted form.
 ///
 /// The path keeps its escapes of reserved and non-ASCII characters, in upper case; escapes of unreserved characters are
 /// decoded. The query is kept byte for byte.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct CanonicalPath {
-    /// `path` or `path?query`: one allocation, ready to forward.
-    whole: String,
+    /// `path` or `path?query`, ready to forward.
+    whole: Whole,
     /// Length of the path in `whole`.
     path: usize,
     /// The path with its last escapes decoded, where it has any: what routes compare.
     reading: Option<String>,
+}
+
+/// Where the text of a canonical path lies.
+#[derive(Clone, Debug)]
+enum Whole {
+    Own(String),
+    /// Shared with the request's head, which had it in this form.
+    Shared(PathAndQuery),
 }
 
 /// Why a target has no canonical form; the request is a 400.
@@ -36,6 +46,15 @@ pub enum PathFault {
 impl CanonicalPath {
     /// Fails closed: what has two readings is refused, never repaired.
     pub fn parse(path_and_query: &str) -> Result<Self, PathFault> {
+        Self::read(path_and_query, || Whole::Own(path_and_query.to_owned()))
+    }
+
+    /// As [`parse`](Self::parse); a target that is canonical as it stands is not copied.
+    pub fn of(target: &PathAndQuery) -> Result<Self, PathFault> {
+        Self::read(target.as_str(), || Whole::Shared(target.clone()))
+    }
+
+    fn read(path_and_query: &str, as_it_stands: impl FnOnce() -> Whole) -> Result<Self, PathFault> {
         let (path, query) = match path_and_query.split_once('?') {
             Some((path, query)) => (path, Some(query)),
             None => (path_and_query, None),
@@ -51,7 +70,7 @@ impl CanonicalPath {
         }
         if !path.contains('%') {
             check_segments(path)?;
-            return Ok(Self { whole: path_and_query.to_owned(), path: path.len(), reading: None });
+            return Ok(Self { whole: as_it_stands(), path: path.len(), reading: None });
         }
 
         let mut whole = String::with_capacity(path_and_query.len());
@@ -65,22 +84,33 @@ impl CanonicalPath {
             whole.push('?');
             whole.push_str(query);
         }
-        Ok(Self { whole, path, reading })
+        Ok(Self { whole: Whole::Own(whole), path, reading })
     }
 
     /// The path, without query. Starts with `/`.
     pub fn as_str(&self) -> &str {
-        self.whole.get(..self.path).unwrap_or("/")
+        self.as_path_and_query().get(..self.path).unwrap_or("/")
     }
 
     /// The query, without its `?`.
     pub fn query(&self) -> Option<&str> {
-        self.whole.get(self.path + 1..)
+        self.as_path_and_query().get(self.path + 1..)
     }
 
     /// The path and query as they go to the application.
     pub fn as_path_and_query(&self) -> &str {
-        &self.whole
+        match &self.whole {
+            Whole::Own(text) => text,
+            Whole::Shared(target) => target.as_str(),
+        }
+    }
+
+    /// The same as a request has it; `None` where it has a form that HTTP has no room for.
+    pub fn to_target(&self) -> Option<PathAndQuery> {
+        match &self.whole {
+            Whole::Own(text) => text.as_str().try_into().ok(),
+            Whole::Shared(target) => Some(target.clone()),
+        }
     }
 
     /// The path with every escape decoded, for comparing it with a route or a login path: applications take `%40` and `@`
@@ -92,12 +122,24 @@ impl CanonicalPath {
 
 impl fmt::Display for CanonicalPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.whole)
+        f.write_str(self.as_path_and_query())
     }
 }
 
+impl PartialEq for CanonicalPath {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_path_and_query() == other.as_path_and_query()
+    }
+}
+
+impl Eq for CanonicalPath {}
+
 /// Refuses empty segments (one trailing slash is none) and those that a server would resolve away. `path` is decoded.
 fn check_segments(path: &str) -> Result<(), PathFault> {
+    // Each of them begins with a slash and another, or a dot: most paths have neither.
+    if !path.as_bytes().windows(2).any(|pair| matches!(pair, b"//" | b"/.")) {
+        return Ok(());
+    }
     let mut segments = path.split('/').skip(1).peekable();
     while let Some(segment) = segments.next() {
         if segment.is_empty() {
@@ -339,6 +381,18 @@ mod tests {
         fn a_canonical_form_is_its_own_canonical_form(target in target()) {
             if let Ok(path) = CanonicalPath::parse(&target) {
                 prop_assert_eq!(CanonicalPath::parse(path.as_path_and_query()), Ok(path));
+            }
+        }
+
+        #[test]
+        fn a_shared_target_reads_as_its_text(target in target()) {
+            if let Ok(shared) = PathAndQuery::try_from(target.as_str()) {
+                let (of, parsed) = (CanonicalPath::of(&shared), CanonicalPath::parse(shared.as_str()));
+                prop_assert_eq!(&of, &parsed);
+                if let (Ok(of), Ok(parsed)) = (of, parsed) {
+                    prop_assert_eq!((of.as_str(), of.query(), of.reading()), (parsed.as_str(), parsed.query(), parsed.reading()));
+                    prop_assert_eq!(of.to_target().map(|target| target.to_string()), Some(parsed.to_string()));
+                }
             }
         }
 

@@ -96,14 +96,17 @@ pub struct Route {
     pub body: u64,
 }
 
+/// Only the config adds to it, so that nobody can make its keys collide: a quick hash is enough.
+type Positions = HashMap<Box<str>, usize, foldhash::fast::RandomState>;
+
 /// A site's routes in config order, with the index that finds the longest one by hash, however many there are.
 #[derive(Debug, Default)]
 pub struct RouteTable {
     routes: Vec<Arc<Route>>,
     /// Positions by the decoded path.
-    exact: HashMap<Box<str>, usize>,
+    exact: Positions,
     /// The same for prefixes, without trailing slash.
-    prefixes: HashMap<Box<str>, usize>,
+    prefixes: Positions,
     /// Slashes in the deepest prefix: what lies deeper in a request's path is never hashed.
     deepest: usize,
 }
@@ -113,9 +116,9 @@ pub struct RouteTable {
 pub struct Sites {
     sites: Vec<Arc<Site>>,
     /// Positions by canonical host.
-    exact: HashMap<Box<str>, usize>,
+    exact: Positions,
     /// Positions by what follows the first label.
-    wildcard: HashMap<Box<str>, usize>,
+    wildcard: Positions,
 }
 
 /// The TLS side of a connection, for the 421 rule.
@@ -165,6 +168,12 @@ pub fn host_of(authority: &str) -> Option<Cow<'_, str>> {
         return Some(Cow::Owned(host.to_ascii_lowercase()));
     }
     Some(Cow::Borrowed(host))
+}
+
+/// Whether an authority names a canonical host as it stands, with a port or without: [`host_of`] where the answer is expected.
+pub fn names_host(authority: &str, host: &str) -> bool {
+    let Some(rest) = authority.strip_prefix(host) else { return false };
+    !host.is_empty() && (rest.is_empty() || rest.strip_prefix(':').is_some_and(|port| check_port(port).is_some()))
 }
 
 /// 1 to 65535, without sign or leading zero.

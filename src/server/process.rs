@@ -1,6 +1,6 @@
 //! What only a process has: signals, the ready line, the service manager.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write as _};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -13,11 +13,13 @@ pub(super) fn announce(bound: &Bound, generation: u64) {
     let list = |all: &[SocketAddr]| all.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
     let metrics = bound.metrics.map(|at| format!(", metrics {at}")).unwrap_or_default();
     let http = if bound.http.is_empty() { String::new() } else { format!(", http {}", list(&bound.http)) };
-    anstream::eprintln!(
-        "doorward ready: https {}{http}{metrics}, admin {}, generation {generation}",
+    let ready = format!(
+        "doorward ready: https {}{http}{metrics}, admin {}, generation {generation}\n",
         list(&bound.https),
         bound.admin.display()
     );
+    // In one piece: logs may go the same way. Who closed stderr does not wait for it.
+    let _ = std::io::stderr().write_all(ready.as_bytes());
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 }
 

@@ -21,7 +21,7 @@ pub(super) struct Capacity {
     shelves: Mutex<Vec<Weak<Shelves>>>,
 }
 
-/// One connection's place; given up when the connection and all who use it are gone.
+/// One connection's place; given up when the connection is closed.
 pub(super) struct Seat(Arc<Capacity>);
 
 /// One request's place in the queue. Who leaves wakes the next, so that what is free is never waited for.
@@ -33,9 +33,9 @@ pub(super) struct Waiting<'a> {
 
 impl Capacity {
     /// Fails closed: `None` when `cap` connections are open.
-    pub fn seat(self: &Arc<Self>, cap: usize) -> Option<Arc<Seat>> {
+    pub fn seat(self: &Arc<Self>, cap: usize) -> Option<Seat> {
         let more = |open: usize| (open < cap).then_some(open + 1);
-        self.seats.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).ok().map(|_| Arc::new(Seat(Arc::clone(self))))
+        self.seats.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).ok().map(|_| Seat(Arc::clone(self)))
     }
 
     /// Whether somebody waits: who comes now has to stand behind.

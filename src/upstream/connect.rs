@@ -1,22 +1,28 @@
 //! Dialling: name -> TCP -> TLS -> HTTP/1.1 or HTTP/2, and one exchange over the result.
 
 use std::future::poll_fn;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::uri::Scheme;
 use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::client::conn::{http1, http2};
+use http_body::{Body as _, Frame, SizeHint};
+use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 
 use crate::config::ServerScheme;
 
+use super::BodyError;
 use super::capacity::Seat;
+use super::h1;
 use super::outgoing::{self, Outgoing};
 use super::server::{Server, Spoken};
 
@@ -28,8 +34,6 @@ const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
 const PING_EVERY: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Of an answer, read at once: hyper would read 400 KiB ahead of a client that takes nothing. Heads are no longer either.
-const MAX_READ: usize = 32 * 1024;
 /// Of answers over HTTP/2 that wait for their clients: of one, and of a connection.
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
@@ -41,8 +45,28 @@ const MAX_STREAMS: usize = 100;
 
 /// A connection that speaks HTTP.
 pub(super) enum Wire {
-    H1(http1::SendRequest<Outgoing>),
+    H1(Box<h1::Connection<Socket>>),
     H2(http2::SendRequest<Outgoing>, Arc<StreamCap>),
+}
+
+/// The body of a response.
+pub(super) enum Incoming {
+    H1(h1::Incoming<Socket, Outgoing>),
+    /// Began before the end of its request.
+    Early(h1::Relayed<Socket, Outgoing>),
+    H2(hyper::body::Incoming),
+}
+
+/// A TCP connection, with TLS or without. A dropped one tells a TLS peer that it ends, if that can be said at once.
+pub(super) struct Socket {
+    transport: Transport,
+    /// Given up after the connection is closed.
+    _seat: Option<Seat>,
+}
+
+enum Transport {
+    Tcp(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
 }
 
 /// How many streams a connection may carry now; the server may change its mind.
@@ -64,10 +88,10 @@ impl StreamCap {
 /// Connects to a server, trying its addresses in turn; all of it is to take no longer than `limit`, which the caller holds
 /// it to. `h1_only` offers no HTTP/2 to a TLS server; `seat` is held while the connection is open. Fails closed: TLS without a
 /// configuration or a valid name is an error.
-pub(super) async fn dial(server: &Server, h1_only: bool, limit: Duration, seat: Option<Arc<Seat>>) -> Result<Wire, String> {
+pub(super) async fn dial(server: &Server, h1_only: bool, limit: Duration, seat: Option<Seat>) -> Result<Wire, String> {
     let tcp = tcp(server, limit).await?;
     match server.url.scheme {
-        ServerScheme::Http => h1(tcp, seat).await,
+        ServerScheme::Http => Ok(h1(Transport::Tcp(tcp), seat)),
         ServerScheme::H2c => h2(tcp, seat).await,
         ServerScheme::Https => {
             let tls = server.tls.as_ref().ok_or("there is no TLS configuration for it")?;
@@ -84,31 +108,64 @@ pub(super) async fn dial(server: &Server, h1_only: bool, limit: Duration, seat: 
             if !h1_only {
                 server.speaks(Spoken::H1);
             }
-            h1(stream, seat).await
+            Ok(h1(Transport::Tls(Box::new(stream)), seat))
         }
     }
 }
 
 impl Wire {
     /// Sends one request and waits for the head of its response. What the server says before it (1xx) is skipped.
-    pub async fn exchange(&mut self, server: &Server, mut request: Request<Outgoing>) -> Result<Response<Incoming>, Failure> {
-        let outcome = match self {
-            Self::H1(sender) => {
-                outgoing::to_h1(&mut request);
-                sender.try_send_request(request).await
-            }
-            Self::H2(sender, _) => {
+    pub async fn exchange(self, server: &Server, mut request: Box<Request<Outgoing>>) -> Result<Response<Incoming>, Failure> {
+        match self {
+            Self::H1(connection) => match connection.exchange(request).await {
+                Ok(response) => Ok(response.map(|body| {
+                    let early = !body.is_end_stream() && !body.is_request_over();
+                    if early { Incoming::Early(h1::Relayed::new(body)) } else { Incoming::H1(body) }
+                })),
+                Err(h1::Failure::Unsent(request, fault)) => Err(Failure::Unsent(request, fault.to_string())),
+                Err(h1::Failure::Sent(fault)) => Err(Failure::Sent(fault.to_string())),
+            },
+            Self::H2(mut sender, _) => {
                 let scheme = if server.url.scheme == ServerScheme::Https { Scheme::HTTPS } else { Scheme::HTTP };
                 if let Err(error) = outgoing::to_h2(&mut request, &scheme, &server.authority) {
-                    return Err(Failure::Unsent(Box::new(request), format!("no HTTP/2 target: {error}")));
+                    return Err(Failure::Unsent(request, format!("no HTTP/2 target: {error}")));
                 }
-                sender.try_send_request(request).await
+                let response = sender.try_send_request(*request).await.map_err(|mut refused| match refused.take_message() {
+                    Some(request) => Failure::Unsent(Box::new(request), explain(refused.error())),
+                    None => Failure::Sent(explain(refused.error())),
+                })?;
+                Ok(response.map(Incoming::H2))
             }
-        };
-        outcome.map_err(|mut refused| match refused.take_message() {
-            Some(request) => Failure::Unsent(Box::new(request), explain(refused.error())),
-            None => Failure::Sent(explain(refused.error())),
-        })
+        }
+    }
+}
+
+impl http_body::Body for Incoming {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut *self {
+            Self::H1(body) => Pin::new(body).poll_frame(cx).map_err(|fault| BodyError::Peer(fault.to_string())),
+            Self::Early(body) => Pin::new(body).poll_frame(cx).map_err(|fault| BodyError::Peer(fault.to_string())),
+            Self::H2(body) => Pin::new(body).poll_frame(cx).map_err(|error| BodyError::Peer(explain(&error))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::H1(body) => body.is_end_stream(),
+            Self::Early(body) => body.is_end_stream(),
+            Self::H2(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::H1(body) => body.size_hint(),
+            Self::Early(body) => body.size_hint(),
+            Self::H2(body) => body.size_hint(),
+        }
     }
 }
 
@@ -144,19 +201,11 @@ async fn tcp(server: &Server, limit: Duration) -> Result<TcpStream, String> {
     Err(last)
 }
 
-async fn h1<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(io: T, seat: Option<Arc<Seat>>) -> Result<Wire, String> {
-    let (sender, connection) =
-        http1::Builder::new().max_buf_size(MAX_READ).handshake(TokioIo::new(io)).await.map_err(|error| explain(&error))?;
-    tokio::spawn(async move {
-        if let Err(error) = connection.with_upgrades().await {
-            tracing::debug!(%error, "upstream connection ended");
-        }
-        drop(seat);
-    });
-    Ok(Wire::H1(sender))
+fn h1(transport: Transport, seat: Option<Seat>) -> Wire {
+    Wire::H1(h1::Connection::new(Socket { transport, _seat: seat }))
 }
 
-async fn h2<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(io: T, seat: Option<Arc<Seat>>) -> Result<Wire, String> {
+async fn h2<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(io: T, seat: Option<Seat>) -> Result<Wire, String> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
@@ -180,4 +229,55 @@ async fn h2<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(io: T, seat: Opt
         drop(seat);
     });
     Ok(Wire::H2(sender, cap))
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match &mut self.transport {
+            Transport::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buffer),
+            Transport::Tls(tls) => Pin::new(tls).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut self.transport {
+            Transport::Tcp(tcp) => Pin::new(tcp).poll_write(cx, bytes),
+            Transport::Tls(tls) => Pin::new(tls).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.transport {
+            Transport::Tcp(tcp) => Pin::new(tcp).poll_write_vectored(cx, slices),
+            Transport::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, slices),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.transport {
+            Transport::Tcp(tcp) => Pin::new(tcp).poll_flush(cx),
+            Transport::Tls(tls) => Pin::new(tls).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.transport {
+            Transport::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Transport::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
+        }
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if let Transport::Tls(tls) = &mut self.transport {
+            let _ = Pin::new(tls).poll_shutdown(&mut Context::from_waker(Waker::noop()));
+        }
+    }
 }

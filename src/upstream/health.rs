@@ -65,7 +65,7 @@ async fn watch(server: Arc<Server>, spec: HealthSpec, timeouts: UpstreamTimeouts
 
 /// One check: `GET path` is answered by 2xx or 3xx.
 async fn check(server: &Server, path: &str, connect: Duration) -> Result<(), String> {
-    let mut wire = dial(server, false, connect, None).await?;
+    let wire = dial(server, false, connect, None).await?;
     let request = Request::get(path)
         .header(HOST, &server.authority)
         .header(USER_AGENT, HeaderValue::from_static("doorward-health"))
@@ -73,7 +73,7 @@ async fn check(server: &Server, path: &str, connect: Duration) -> Result<(), Str
         .body(Empty::new().map_err(|never| match never {}).boxed_unsync())
         .map_err(|error| format!("the health check's path: {error}"))?;
     let (request, _) = outgoing::wrap(request);
-    match wire.exchange(server, request).await {
+    match wire.exchange(server, Box::new(request)).await {
         Ok(response) if response.status().is_success() || response.status().is_redirection() => Ok(()),
         Ok(response) => Err(format!("the health check was answered {}", response.status())),
         Err(Failure::Unsent(_, cause) | Failure::Sent(cause)) => Err(cause),

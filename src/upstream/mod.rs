@@ -5,7 +5,10 @@ mod connect;
 mod health;
 mod outgoing;
 mod pool;
+mod reply;
 mod server;
+
+pub mod h1;
 
 #[cfg(test)]
 mod tests;
@@ -17,7 +20,6 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak, mpsc};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Response;
 use http_body_util::combinators::UnsyncBoxBody;
 use tokio::time::Instant;
 
@@ -25,7 +27,8 @@ use crate::config::{HealthSpec, UpstreamSpec, UpstreamTimeouts};
 use crate::events::Events;
 use crate::policy::Name;
 
-pub use pool::{Outstanding, Pool};
+pub use pool::Pool;
+pub use reply::{Reply, ReplyBody, Tunnel};
 use server::Server;
 
 /// Streams a body in either direction.
@@ -98,15 +101,6 @@ pub enum ForwardErrorKind {
     BodyTooLarge,
     /// The client's body stalled or broke: the client's side.
     ClientBody,
-}
-
-/// A response whose head arrived.
-pub struct Reply {
-    pub response: Response<hyper::body::Incoming>,
-    /// `http://127.0.0.1:9000`, for the record.
-    pub server: Arc<str>,
-    /// Held until the response body has ended: counts as outstanding.
-    pub guard: Outstanding,
 }
 
 /// For `status`.

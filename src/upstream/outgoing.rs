@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRAILER, TRANSFER_ENCODING, UPGRADE};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 use http_body::{Body as _, Frame, SizeHint};
@@ -62,29 +62,6 @@ pub(super) async fn overdue(sending: Option<&Sending>, limit: Duration) {
     }
 }
 
-/// The form of an HTTP/1.1 request: origin-form target, `Host`, explicit framing.
-pub(super) fn to_h1(request: &mut Request<Outgoing>) {
-    let authority = request.uri().authority().map(|authority| HeaderValue::from_str(authority.as_str()));
-    if let Some(Ok(authority)) = authority {
-        request.headers_mut().entry(HOST).or_insert(authority);
-        *request.uri_mut() = origin(request.uri());
-    }
-    *request.version_mut() = Version::HTTP_11;
-    let framing = Framing::of(request);
-    let headers = request.headers_mut();
-    framing.set(headers);
-    if framing == Framing::Unknown {
-        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-    }
-    // RFC 9110 section 10.1.4: who sends TE names it in Connection.
-    match (headers.contains_key(TE), headers.contains_key(UPGRADE)) {
-        (true, true) => headers.insert(CONNECTION, HeaderValue::from_static("upgrade, te")),
-        (true, false) => headers.insert(CONNECTION, HeaderValue::from_static("te")),
-        (false, true) => headers.insert(CONNECTION, HeaderValue::from_static("upgrade")),
-        (false, false) => headers.remove(CONNECTION),
-    };
-}
-
 /// The form of an HTTP/2 request (RFC 9113 section 8.3.1): absolute target from `Host`, which goes; no connection fields.
 pub(super) fn to_h2(request: &mut Request<Outgoing>, scheme: &Scheme, fallback: &str) -> Result<(), http::Error> {
     let authority = match request.headers().get(HOST) {
@@ -106,13 +83,9 @@ pub(super) fn to_h2(request: &mut Request<Outgoing>, scheme: &Scheme, fallback: 
     Ok(())
 }
 
-fn origin(uri: &Uri) -> Uri {
-    uri.path_and_query().map_or_else(|| Uri::from_static("/"), |path| Uri::from(path.clone()))
-}
-
 /// How the body's end is known. What the client claimed is not asked: the body itself is (RFC 9112 section 6.3).
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Framing {
+pub(super) enum Framing {
     None,
     /// No body, by a method whose requests have one: the length 0 is said.
     Empty,
@@ -121,7 +94,7 @@ enum Framing {
 }
 
 impl Framing {
-    fn of(request: &Request<Outgoing>) -> Self {
+    pub fn of<B: http_body::Body>(request: &Request<B>) -> Self {
         let body = request.body();
         if body.is_end_stream() {
             let says_so = [Method::POST, Method::PUT, Method::PATCH].contains(request.method());

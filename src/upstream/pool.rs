@@ -7,17 +7,16 @@ use std::time::Duration;
 
 use http::header::UPGRADE;
 use http::{Method, Request, Response};
-use hyper::body::Incoming;
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 use tokio::time::Instant;
 
 use crate::config::ServerScheme;
 
-use super::capacity::Seat;
-use super::connect::{Failure, StreamCap, Wire, dial};
+use super::connect::{Failure, Incoming, Socket, StreamCap, Wire, dial};
+use super::h1;
 use super::outgoing::{self, Outgoing, Sending};
 use super::server::{Server, Spoken};
-use super::{Body, ForwardError, ForwardErrorKind, Reply, Sent, Upstream};
+use super::{Body, ForwardError, ForwardErrorKind, Reply, ReplyBody, Sent, Upstream};
 
 /// Idle HTTP/1 connections kept per server and worker.
 const MAX_IDLE: usize = 512;
@@ -28,23 +27,19 @@ const MAX_SHARED: usize = 8;
 /// Kept connections that may turn out stale before a request gets a fresh one.
 const MAX_STALE: usize = 2;
 
-/// How long a connection may take to become reusable after its response has ended (the request body may still flow).
-const SETTLE: Duration = Duration::from_secs(1);
-
 /// One worker's idle connections; never shared between workers.
 pub struct Pool {
     shelves: Arc<Shelves>,
     turn: AtomicUsize,
 }
 
-/// One request outstanding at a server; released on drop. Its connection is used again only after [`Outstanding::ended`]:
-/// fails closed, a connection whose response was not read to its end is closed.
-pub struct Outstanding {
+/// One request outstanding at a server; released on drop.
+pub(super) struct Outstanding {
     server: Arc<Server>,
     shelves: Arc<Shelves>,
-    lease: Option<Lease>,
     keep: Duration,
-    ended: bool,
+    /// Of a shared connection.
+    stream: Option<Stream>,
 }
 
 /// By `Server::id`. Never locked across an await.
@@ -60,8 +55,7 @@ struct Shelf {
 }
 
 struct Idle {
-    sender: http1::SendRequest<Outgoing>,
-    seat: Option<Arc<Seat>>,
+    connection: Box<h1::Connection<Socket>>,
     since: Instant,
     keep: Duration,
 }
@@ -82,9 +76,7 @@ struct Streams {
 /// A connection in use by one request.
 struct Lease {
     wire: Wire,
-    /// An HTTP/1 connection's; a tunnel outlives the task that drove the connection before it.
-    seat: Option<Arc<Seat>>,
-    _stream: Option<Stream>,
+    stream: Option<Stream>,
 }
 
 /// One stream of a shared connection.
@@ -119,7 +111,7 @@ impl Pool {
     /// Sends to the healthy server with the least outstanding; the head of the response within `timeouts.response`.
     /// Only what is provably unsent is tried again (another connection, then another server). `request` has an
     /// origin-form target and its `Host`; for h2 the pool makes the absolute form. An upgrade request (h1) keeps its
-    /// `Connection: upgrade`, and `hyper::upgrade::on(&mut response)` works on the reply.
+    /// `Connection: upgrade`; a 101 is a reply whose body can become a [`Tunnel`](super::Tunnel).
     ///
     /// The response deadline runs from sending; while the request body flows it starts anew with every chunk, and stands
     /// still while the client owes the next one. What is wrong with the client's body is told as the client's fault.
@@ -127,7 +119,9 @@ impl Pool {
         if request.method() == Method::CONNECT {
             return Err(ForwardError::new(ForwardErrorKind::BadGateway, true, "CONNECT is never forwarded"));
         }
-        let (mut request, sending) = outgoing::wrap(request);
+        let (request, sending) = outgoing::wrap(request);
+        // Boxed: it passes through many hands, each of which would hold the room for it.
+        let mut request = Box::new(request);
         let mut tried = Vec::new();
         let mut until = None;
         let mut cause = String::new();
@@ -136,7 +130,8 @@ impl Pool {
             match self.attempt(&mut guard, upstream, &mut until, request, sending.as_deref()).await {
                 Ok(response) => {
                     server.answered();
-                    return Ok(Reply { response, server: server.label.clone(), guard });
+                    let response = response.map(|incoming| ReplyBody::new(incoming, guard));
+                    return Ok(Reply { response, server: server.label.clone() });
                 }
                 Err(Attempt::Failed(error)) => {
                     if !matches!(error.kind, ForwardErrorKind::BodyTooLarge | ForwardErrorKind::ClientBody) {
@@ -145,7 +140,7 @@ impl Pool {
                     return Err(error);
                 }
                 Err(Attempt::Unsent(back, why)) => {
-                    request = *back;
+                    request = back;
                     cause = format!("{}: {why}", server.label);
                     tried.push(index);
                 }
@@ -157,11 +152,12 @@ impl Pool {
         Err(ForwardError::new(ForwardErrorKind::Unavailable, true, cause))
     }
 
-    /// Drops connections idle longer than their upstream allows.
+    /// Drops connections idle longer than their upstream allows or no longer fit; what lies until now holds no buffers.
     pub fn sweep(&self) {
         let now = Instant::now();
         self.shelves.lock().retain(|_, shelf| {
-            shelf.idle.retain(|idle| idle.is_wanted(now));
+            shelf.idle.retain_mut(|idle| idle.is_wanted(now));
+            shelf.idle.iter_mut().for_each(|idle| idle.connection.rest());
             shelf.shared.retain(|shared| shared.is_wanted(now));
             shelf.server.strong_count() > 0
         });
@@ -173,7 +169,7 @@ impl Pool {
         guard: &mut Outstanding,
         upstream: &Upstream,
         until: &mut Option<Instant>,
-        mut request: Request<Outgoing>,
+        mut request: Box<Request<Outgoing>>,
         sending: Option<&Sending>,
     ) -> Result<Response<Incoming>, Attempt> {
         let server = guard.server.clone();
@@ -183,10 +179,10 @@ impl Pool {
         loop {
             let (lease, kept) = match self.lease(&server, &mut terms, stale < MAX_STALE).await {
                 Ok(leased) => leased,
-                Err(cause) => return Err(Attempt::Unsent(Box::new(request), cause)),
+                Err(cause) => return Err(Attempt::Unsent(request, cause)),
             };
             match guard.exchange(lease, upstream.timeouts.response, request, sending).await {
-                Err(Attempt::Unsent(back, _)) if kept => request = *back,
+                Err(Attempt::Unsent(back, _)) if kept => request = back,
                 done => return done,
             }
             stale += 1;
@@ -264,24 +260,31 @@ impl Default for Pool {
 }
 
 impl Outstanding {
-    /// The response was read to its end: its connection may serve again.
-    pub fn ended(&mut self) {
-        self.ended = true;
+    /// Its connection may serve again.
+    pub fn keep(self, connection: Box<h1::Connection<Socket>>) {
+        self.shelves.put(&self.server, connection, self.keep);
     }
 
     fn begin(server: Arc<Server>, shelves: Arc<Shelves>, keep: Duration) -> Self {
         server.begin();
-        Self { server, shelves, lease: None, keep, ended: false }
+        Self { server, shelves, keep, stream: None }
+    }
+
+    /// A stream makes room for one who waits; a connection does when it is closed, or kept.
+    fn release(&mut self) {
+        if self.stream.take().is_some() {
+            self.server.capacity.free();
+        }
     }
 
     async fn exchange(
         &mut self,
         lease: Lease,
         limit: Duration,
-        request: Request<Outgoing>,
+        request: Box<Request<Outgoing>>,
         sending: Option<&Sending>,
     ) -> Result<Response<Incoming>, Attempt> {
-        let lease = self.lease.insert(lease);
+        self.stream = lease.stream;
         let sent = request.extensions().get::<Sent>().cloned();
         if let Some(sent) = &sent {
             sent.set(true);
@@ -290,13 +293,13 @@ impl Outstanding {
             biased;
             outcome = lease.wire.exchange(&self.server, request) => outcome,
             () = outgoing::overdue(sending, limit) => {
-                self.lease = None;
+                self.release();
                 let cause = format!("no response head within {limit:?}");
                 return Err(Attempt::Failed(ForwardError::new(ForwardErrorKind::Timeout, false, cause)));
             }
         };
         outcome.map_err(|failure| {
-            self.lease = None;
+            self.release();
             match failure {
                 Failure::Unsent(request, cause) => {
                     if let Some(sent) = &sent {
@@ -316,24 +319,7 @@ impl Outstanding {
 impl Drop for Outstanding {
     fn drop(&mut self) {
         self.server.end();
-        let lease = self.lease.take();
-        let Some(Lease { wire: Wire::H1(mut sender), seat, .. }) = lease else { return self.server.capacity.free() };
-        if !self.ended || sender.is_closed() {
-            return;
-        }
-        // It may not be ready yet: its task has still to see the end. `take` passes over it for so long, which costs less than a
-        // task that waits; only who stands in the queue must be told when it is.
-        if sender.is_ready() || !self.server.capacity.is_queued() {
-            return self.shelves.put(&self.server, sender, seat, self.keep);
-        }
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        let (server, shelves, keep) = (Arc::downgrade(&self.server), Arc::downgrade(&self.shelves), self.keep);
-        runtime.spawn(async move {
-            let settled = matches!(tokio::time::timeout(SETTLE, sender.ready()).await, Ok(Ok(())));
-            if let (true, Some(server), Some(shelves)) = (settled, server.upgrade(), shelves.upgrade()) {
-                shelves.put(&server, sender, seat, keep);
-            }
-        });
+        self.release();
     }
 }
 
@@ -353,20 +339,20 @@ impl Shelves {
             return None;
         }
         let now = Instant::now();
-        let at = shelf.idle.iter().rposition(|idle| idle.is_usable(now));
-        if at.is_none() {
-            shelf.idle.retain(|idle| idle.is_wanted(now));
+        while let Some(idle) = shelf.idle.pop() {
+            if idle.is_young(now) {
+                return Some(Lease { wire: Wire::H1(idle.connection), stream: None });
+            }
         }
-        let idle = shelf.idle.remove(at?);
-        Some(Lease { wire: Wire::H1(idle.sender), seat: idle.seat, _stream: None })
+        None
     }
 
-    fn put(&self, server: &Arc<Server>, sender: http1::SendRequest<Outgoing>, seat: Option<Arc<Seat>>, keep: Duration) {
+    fn put(&self, server: &Arc<Server>, connection: Box<h1::Connection<Socket>>, keep: Duration) {
         {
             let mut shelves = self.lock();
             let shelf = Shelf::of(&mut shelves, server);
             if shelf.idle.len() < MAX_IDLE {
-                shelf.idle.push(Idle { sender, seat, since: Instant::now(), keep });
+                shelf.idle.push(Idle { connection, since: Instant::now(), keep });
             }
         }
         server.capacity.free();
@@ -392,7 +378,7 @@ impl Shelves {
         }
         let seat = server.capacity.seat(upstream.connections).ok_or(NoLease::Full)?;
         server.capacity.lies_on(self);
-        let wire = dial(server, h1_only, upstream.timeouts.connect, Some(seat.clone())).await.map_err(NoLease::Failed)?;
+        let wire = dial(server, h1_only, upstream.timeouts.connect, Some(seat)).await.map_err(NoLease::Failed)?;
         server.connected();
         let lease = match wire {
             Wire::H2(sender, cap) => {
@@ -403,7 +389,7 @@ impl Shelves {
                 server.capacity.free();
                 lease
             }
-            h1 @ Wire::H1(_) => Lease { wire: h1, seat: Some(seat), _stream: None },
+            h1 @ Wire::H1(_) => Lease { wire: h1, stream: None },
         };
         drop(turn);
         Ok(lease)
@@ -444,21 +430,19 @@ impl Shelf {
 }
 
 impl Idle {
-    fn is_usable(&self, now: Instant) -> bool {
-        self.sender.is_ready() && now.saturating_duration_since(self.since) < self.keep
+    fn is_young(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.since) < self.keep
     }
 
-    /// Usable, or about to be.
-    fn is_wanted(&self, now: Instant) -> bool {
-        let settling = !self.sender.is_ready() && !self.sender.is_closed();
-        self.is_usable(now) || (settling && now.saturating_duration_since(self.since) < SETTLE)
+    fn is_wanted(&mut self, now: Instant) -> bool {
+        self.is_young(now) && self.connection.is_quiet()
     }
 }
 
 impl Shared {
     fn lease(&self) -> Lease {
         self.streams.count.fetch_add(1, Ordering::Relaxed);
-        Lease { wire: Wire::H2(self.sender.clone(), self.cap.clone()), seat: None, _stream: Some(Stream(self.streams.clone())) }
+        Lease { wire: Wire::H2(self.sender.clone(), self.cap.clone()), stream: Some(Stream(self.streams.clone())) }
     }
 
     fn is_wanted(&self, now: Instant) -> bool {

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, Empty, Full, StreamBody};
@@ -64,12 +65,11 @@ fn get(path: &str) -> Request<Body> {
     Request::get(path).header("host", "portal.example.com").body(empty()).unwrap()
 }
 
-/// Reads to the end as the gateway does, then lets the connection go.
+/// Reads to the end.
 async fn finish(reply: Reply) -> (StatusCode, Bytes, Option<HeaderMap>) {
-    let Reply { response, mut guard, .. } = reply;
+    let Reply { response, .. } = reply;
     let status = response.status();
     let whole = response.into_body().collect().await.unwrap();
-    guard.ended();
     let trailers = whole.trailers().cloned();
     (status, whole.to_bytes(), trailers)
 }
@@ -162,15 +162,45 @@ async fn trap_a_connection_whose_response_was_not_read_is_never_used_again() {
 }
 
 #[tokio::test]
-async fn a_connection_that_nobody_vouched_for_is_closed() {
+async fn a_connection_whose_request_has_not_ended_is_closed_with_its_answer() {
     let server = raw(OK, false).await;
     let (pool, upstream) = (Pool::new(), plain(&[server.address]));
-    let reply = pool.send(&upstream, get("/")).await.unwrap();
-    let Reply { response, guard, .. } = reply;
-    response.into_body().collect().await.unwrap();
-    drop(guard);
-    finish(pool.send(&upstream, get("/")).await.unwrap()).await;
-    assert_eq!(server.connections.load(Ordering::SeqCst), 2);
+    for used in 1..=3 {
+        let half = futures_util::stream::iter([Ok(Frame::data(Bytes::from("half")))]).chain(futures_util::stream::pending());
+        let request = Request::post("/").header("host", "a").body(StreamBody::new(half).boxed_unsync()).unwrap();
+        assert_eq!(finish(pool.send(&upstream, request).await.unwrap()).await.1, "ok");
+        assert_eq!((pool.idle(), upstream.servers[0].capacity.seats()), (0, 0));
+        assert_eq!(server.connections.load(Ordering::SeqCst), used);
+    }
+}
+
+#[tokio::test]
+async fn a_request_goes_on_behind_an_early_answer_that_nobody_reads() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let upstream = plain(&[listener.local_addr().unwrap()]);
+    let heard = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        read_head(&mut stream).await.unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nea").await.unwrap();
+        let mut heard = Vec::new();
+        while !heard.ends_with(b"0\r\n\r\n") {
+            stream.read_buf(&mut heard).await.unwrap();
+        }
+        stream.write_all(b"rly").await.unwrap();
+        (heard.len(), stream)
+    });
+    let pool = Pool::new();
+    let (feed, mut chunks) = mpsc::unbounded_channel::<Result<Frame<Bytes>, BodyError>>();
+    let body = StreamBody::new(futures_util::stream::poll_fn(move |cx| chunks.poll_recv(cx))).boxed_unsync();
+    let reply = pool.send(&upstream, Request::post("/").body(body).unwrap()).await.unwrap();
+    for _ in 0..100 {
+        feed.send(Ok(Frame::data(vec![0; 100_000].into()))).unwrap();
+    }
+    drop(feed);
+    let (heard, _stream) = tokio::time::timeout(PATIENCE, heard).await.expect("it goes on").unwrap();
+    assert!(heard > 10_000_000);
+    assert_eq!(finish(reply).await.1, "early");
+    assert_eq!(pool.idle(), 1);
 }
 
 #[tokio::test]
@@ -230,14 +260,16 @@ async fn a_request_that_may_have_been_sent_is_never_sent_again() {
 
 #[tokio::test]
 async fn what_is_unsent_comes_back_whole() {
-    let server = raw(OK, true).await;
-    let upstream = plain(&[server.address]);
-    let mut wire = connect::dial(&upstream.servers[0], false, PATIENCE, None).await.unwrap();
-    assert!(wire.exchange(&upstream.servers[0], outgoing::wrap(get("/")).0).await.is_ok());
-    let connect::Wire::H1(sender) = &wire else { panic!("not HTTP/1.1") };
-    until("the end is noticed", || sender.is_closed()).await;
+    let upstream = plain(&[raw(OK, true).await.address]);
+    let server = &upstream.servers[0];
+    let wire = connect::dial(server, false, PATIENCE, None).await.unwrap();
+    let Ok(response) = wire.exchange(server, Box::new(outgoing::wrap(get("/")).0)).await else { panic!("an answer") };
+    let connect::Incoming::H1(mut body) = response.into_body() else { panic!("not HTTP/1.1") };
+    (&mut body).collect().await.unwrap();
+    let mut kept = body.reclaim().unwrap();
+    until("the end is noticed", || !kept.is_quiet()).await;
     let (request, _) = outgoing::wrap(Request::post("/x").body(full("intact")).unwrap());
-    let Err(connect::Failure::Unsent(back, _)) = wire.exchange(&upstream.servers[0], request).await else {
+    let Err(connect::Failure::Unsent(back, _)) = connect::Wire::H1(kept).exchange(server, Box::new(request)).await else {
         panic!("it must come back")
     };
     assert_eq!(back.into_body().collect().await.unwrap().to_bytes(), "intact");

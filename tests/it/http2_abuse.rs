@@ -7,6 +7,7 @@ use crate::common::floods::{Flooded, ask, cases, floods, play, prefaces};
 use crate::common::h2::{DATA, Ended, Framed, HEADERS, PREFACE, get, settings};
 use crate::common::honest::Honest;
 use crate::common::recorder::{Arrived, Recorder};
+use crate::support::process::lines_with;
 use crate::support::{BASE, OPEN_SITE, Stage, event, open, run};
 
 /// A stage before a recorder, in its own time.
@@ -45,10 +46,13 @@ fn trap_every_http2_flood_ends_with_an_event_and_honest_clients_beside_it_are_un
 #[test]
 fn trap_no_http2_request_smuggles_another_or_breaks_the_rules_of_fields() {
     run(async {
-        let (stage, door, recorder) = recorded().await;
+        let (mut stage, door, recorder) = recorded().await;
         let mut differ = Vec::new();
         for (place, case) in (1..).zip(cases()) {
             let ended = ask(&door, &case, [111, place]).await;
+            if matches!(ended, Ok(Ended::Reset(1 | 3..) | Ended::GoAway(1..))) {
+                event(&mut stage, &["\"event\":\"protocol.error\"", &format!("127.0.111.{place}\"")]).await;
+            }
             let arrived = recorder.take().await;
             let whole = case.upstream.clone().map(Arrived::Whole);
             let right = match (&ended, &whole) {
@@ -63,7 +67,18 @@ fn trap_no_http2_request_smuggles_another_or_breaks_the_rules_of_fields() {
                 differ.push(format!("{}: {ended:?}, upstream {arrived:?}", case.name));
             }
         }
-        tokio::task::spawn_blocking(move || drop(stage)).await.expect("closed");
+        let lines = tokio::task::spawn_blocking(move || {
+            stage.close().expect("it ends well");
+            lines_with(&stage.folder.path().join("state/access.log"), &["127.0.111."])
+        });
+        let lines = lines.await.expect("closed");
+        for (place, case) in (1..).zip(cases()) {
+            let client = format!("\"client\":\"127.0.111.{place}\"");
+            let records: Vec<&String> = lines.iter().filter(|line| line.contains(&client)).collect();
+            if records.len() != 1 || !records[0].contains("HTTP/2") {
+                differ.push(format!("{}: records {records:?}", case.name));
+            }
+        }
         assert!(differ.is_empty(), "{} cases differ:\n{}", differ.len(), differ.join("\n"));
     });
 }

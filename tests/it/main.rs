@@ -23,6 +23,7 @@ mod http2_abuse;
 mod http2_memory;
 mod limits;
 mod logins;
+mod memory;
 mod metrics;
 mod mtls;
 mod pass_through;

@@ -19,11 +19,14 @@ fn silent_connections_give_up_their_places_to_honest_clients() {
             if let Ok(answer) = honest.get("/public").await {
                 break answer;
             }
-            tokio::task::yield_now().await;
+            // Thousands a second would crowd the event out of its lane of the log.
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         };
         assert_eq!(answer.status, 200);
         event(&mut stage, &["connection.refused", "\"shed\""]).await;
-        assert_eq!(silent[0].read(&mut [0; 1]).await.unwrap_or(0), 0, "the one that was silent longest");
+        // Which one it is depends on the worker that was the quickest to accept.
+        let closings = silent.iter_mut().map(|one| Box::pin(async { one.read(&mut [0; 1]).await.unwrap_or(0) }));
+        assert_eq!(futures_util::future::select_all(closings).await.0, 0, "one of the silent ones");
         assert!(support::told(&stage, &["status", "--json"]).contains("generation"));
     });
 }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use hyper::body::Incoming;
 use hyper::service::service_fn;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};

@@ -197,7 +197,12 @@ fn trap_connection_cannot_name_away_what_is_set_or_what_the_request_is() {
         ("cookie", "a=b"),
     ]);
     strip_request(&mut headers);
-    set_origin(&mut headers, &Hops { believed: &[], peer: None, client: ip("203.0.113.7") }, "portal.example.com");
+    set_origin(
+        &mut headers,
+        &Hops { believed: &[], peer: None, client: ip("203.0.113.7") },
+        "portal.example.com",
+        &OnceLock::new(),
+    );
     set_caller(&mut headers, Some(&identity("sync")), None);
     assert_eq!(all(&headers, "x-forwarded-for"), ["203.0.113.7"]);
     assert_eq!(all(&headers, "doorward-identity"), ["acme:sync"]);
@@ -230,7 +235,12 @@ fn the_crumbs_of_a_cookie_become_one_line() {
 #[test]
 fn the_application_is_told_where_a_request_came_from() {
     let mut headers = HeaderMap::new();
-    set_origin(&mut headers, &Hops { believed: &[], peer: None, client: ip("203.0.113.7") }, "portal.example.com");
+    set_origin(
+        &mut headers,
+        &Hops { believed: &[], peer: None, client: ip("203.0.113.7") },
+        "portal.example.com",
+        &OnceLock::new(),
+    );
     assert_eq!(all(&headers, "x-forwarded-for"), ["203.0.113.7"]);
     assert_eq!(all(&headers, "x-forwarded-proto"), ["https"]);
     assert_eq!(all(&headers, "x-forwarded-host"), ["portal.example.com"]);
@@ -239,13 +249,32 @@ fn the_application_is_told_where_a_request_came_from() {
 
     let believed = [ip("2001:db8::1"), ip("10.1.1.1")];
     let hops = Hops { believed: &believed, peer: Some(ip("10.0.0.1")), client: ip("2001:db8::1") };
-    set_origin(&mut headers, &hops, "portal.example.com:8443");
+    set_origin(&mut headers, &hops, "portal.example.com:8443", &OnceLock::new());
     assert_eq!(all(&headers, "x-forwarded-for"), ["2001:db8::1, 10.1.1.1, 10.0.0.1"]);
     assert_eq!(
         all(&headers, "forwarded"),
         ["for=\"[2001:db8::1]\", for=10.1.1.1, for=10.0.0.1;proto=https;host=\"portal.example.com:8443\""]
     );
     assert_eq!(all(&headers, "host"), ["portal.example.com"], "Host stays as the client sent it");
+}
+
+#[test]
+fn a_connection_tells_each_request_its_own_host_and_hops() {
+    let known = OnceLock::new();
+    let told = |host, believed: &[IpAddr]| {
+        let mut headers = HeaderMap::new();
+        let peer = believed.first().map(|_| ip("203.0.113.7"));
+        let client = believed.first().copied().unwrap_or(ip("203.0.113.7"));
+        set_origin(&mut headers, &Hops { believed, peer, client }, host, &known);
+        ["forwarded", "x-forwarded-for", "x-forwarded-host"].map(|name| all(&headers, name).join("+"))
+    };
+    for host in ["a.example.com", "b.example.com", "a.example.com"] {
+        let forwarded = format!("for=203.0.113.7;proto=https;host={host}");
+        assert_eq!(told(host, &[]), [forwarded.as_str(), "203.0.113.7", host]);
+    }
+    let [forwarded, chain, _] = told("a.example.com", &[ip("192.0.2.1")]);
+    assert_eq!(forwarded, "for=192.0.2.1, for=203.0.113.7;proto=https;host=a.example.com");
+    assert_eq!(chain, "192.0.2.1, 203.0.113.7");
 }
 
 #[test]
@@ -339,7 +368,7 @@ fn a_response_loses_its_hop_by_hop_fields_and_a_spoofed_decision() {
         ("server", "app"),
         ("trailer", "grpc-status"),
     ]);
-    towards_client(&mut headers, DecisionId(0xabc), "portal.example.com:8443");
+    towards_client(&mut headers, decision(DecisionId(0xabc)), Some("portal.example.com:8443"));
     let expected = map(&[
         ("doorward-decision", "00000000000000000000000000000abc"),
         ("set-cookie", "a=b"),
@@ -353,7 +382,7 @@ fn a_response_loses_its_hop_by_hop_fields_and_a_spoofed_decision() {
 #[test]
 fn a_switch_of_protocols_keeps_its_two_fields() {
     let mut headers = map(&[("connection", "Upgrade, x-hop"), ("x-hop", "1"), ("upgrade", "websocket")]);
-    towards_client(&mut headers, DecisionId(1), "localhost");
+    towards_client(&mut headers, decision(DecisionId(1)), Some("localhost"));
     assert_eq!(all(&headers, "connection"), ["upgrade"]);
     assert_eq!(all(&headers, "upgrade"), ["websocket"]);
     assert!(!headers.contains_key("x-hop"));
@@ -375,11 +404,11 @@ fn strict_transport_security_is_for_named_hosts_and_never_overwrites() {
         ("", false),
     ] {
         let mut headers = HeaderMap::new();
-        towards_client(&mut headers, DecisionId(1), host);
+        towards_client(&mut headers, decision(DecisionId(1)), Some(host));
         assert_eq!(headers.contains_key(STRICT_TRANSPORT_SECURITY), set, "{host}");
     }
     let mut headers = map(&[("strict-transport-security", "max-age=1")]);
-    towards_client(&mut headers, DecisionId(1), "portal.example.com");
+    towards_client(&mut headers, decision(DecisionId(1)), Some("portal.example.com"));
     assert_eq!(all(&headers, "strict-transport-security"), ["max-age=1"]);
 }
 
@@ -430,8 +459,8 @@ proptest! {
             headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap());
         }
         strip_request(&mut headers);
-        set_origin(&mut headers, &Hops { believed: &[], peer: None, client: ip("203.0.113.7") }, "portal.example.com");
-        headers.insert(DOORWARD_DECISION, decision_value(DecisionId(7)));
+        set_origin(&mut headers, &Hops { believed: &[], peer: None, client: ip("203.0.113.7") }, "portal.example.com", &OnceLock::new());
+        headers.insert(DOORWARD_DECISION, decision(DecisionId(7)));
         set_caller(&mut headers, Some(&identity("sync")), None);
 
         let ours = [

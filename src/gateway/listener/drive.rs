@@ -45,6 +45,17 @@ pub(super) enum End<E> {
     Condemned,
 }
 
+/// What a connection is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wish {
+    /// To close after what is in flight.
+    Leave,
+    /// To give up what memory it can until its client speaks again.
+    Nap,
+}
+
+/// How long a connection rests before it naps: those in use are left alone.
+const RESTED: Duration = Duration::from_millis(200);
 /// How long a connection may take to say goodbye, and one that is condemned.
 const GOODBYE: Duration = Duration::from_secs(5);
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -58,7 +69,7 @@ pub(super) async fn drive<C, E>(
     watch: &Watch,
     patience: Patience,
     stop: &CancellationToken,
-    leave: impl Fn(Pin<&mut C>),
+    ask: impl Fn(Pin<&mut C>, Wish),
 ) -> End<E>
 where
     C: Future<Output = Result<(), E>>,
@@ -71,7 +82,7 @@ where
     poll_fn(move |cx| {
         if !stopping && stopped.as_mut().poll(cx).is_ready() {
             stopping = true;
-            leave(connection.as_mut());
+            ask(connection.as_mut(), Wish::Leave);
         }
         loop {
             if let Poll::Ready(result) = connection.as_mut().poll(cx) {
@@ -100,8 +111,8 @@ where
                 continue;
             }
             match course.expire(watch) {
-                Some(end) => return Poll::Ready(end),
-                None => leave(connection.as_mut()),
+                Err(end) => return Poll::Ready(end),
+                Ok(wish) => ask(connection.as_mut(), wish),
             }
         }
     })
@@ -116,6 +127,8 @@ struct Course {
     requests: usize,
     /// Until when a blocked socket may stay so, and the writes it had taken.
     blocked: Option<(Instant, usize)>,
+    /// When it is to nap, should it rest until then; `None`: it was asked to.
+    nap: Option<Instant>,
     leaving: bool,
 }
 
@@ -131,13 +144,14 @@ enum Phase {
 impl Course {
     fn new(patience: Patience) -> Self {
         let phase = Phase::Head(Instant::now() + patience.head);
-        Self { patience, phase, requests: 0, blocked: None, leaving: false }
+        Self { patience, phase, requests: 0, blocked: None, nap: None, leaving: false }
     }
 
     fn deadline(&self) -> Option<Instant> {
         match (self.blocked, self.phase) {
             (_, Phase::Condemned(until)) | (Some((until, _)), _) => Some(until),
-            (None, Phase::Head(until) | Phase::Idle(until) | Phase::Goodbye(until)) => Some(until),
+            (None, Phase::Idle(until)) => Some(self.nap.map_or(until, |nap| nap.min(until))),
+            (None, Phase::Head(until) | Phase::Goodbye(until)) => Some(until),
             (None, Phase::InFlight) => None,
         }
     }
@@ -178,24 +192,26 @@ impl Course {
     fn rest(&mut self, watch: &Watch) {
         let now = Instant::now();
         watch.rest(now);
+        self.nap = Some(now + RESTED);
         self.phase = if self.leaving { Phase::Goodbye(now + GOODBYE) } else { Phase::Idle(now + self.patience.idle) };
     }
 
-    /// The deadline passed: how it ends, or `None` to ask it to close.
-    fn expire<E>(&mut self, watch: &Watch) -> Option<End<E>> {
+    /// The deadline passed: what to ask for, or how it ends.
+    fn expire<E>(&mut self, watch: &Watch) -> Result<Wish, End<E>> {
         if self.blocked.is_some() && !matches!(self.phase, Phase::Condemned(_)) {
             watch.give_up();
-            return Some(End::Stalled);
+            return Err(End::Stalled);
         }
         match self.phase {
-            Phase::Condemned(_) => Some(End::Condemned),
-            Phase::Head(_) if watch.spoke() => Some(End::HeadTimeout),
-            Phase::Head(_) => Some(End::Silent),
-            Phase::Goodbye(_) => Some(End::Idle),
+            Phase::Condemned(_) => Err(End::Condemned),
+            Phase::Head(_) if watch.spoke() => Err(End::HeadTimeout),
+            Phase::Head(_) => Err(End::Silent),
+            Phase::Goodbye(_) => Err(End::Idle),
+            Phase::Idle(until) if self.nap.take().is_some_and(|nap| nap < until) => Ok(Wish::Nap),
             Phase::Idle(_) | Phase::InFlight => {
                 self.leaving = true;
                 self.rest(watch);
-                None
+                Ok(Wish::Leave)
             }
         }
     }
@@ -253,7 +269,7 @@ mod tests {
         let started = Instant::now();
         let driven = async {
             let toy = pin!(toy(wire, Arc::clone(&watch), b"answer", &left));
-            let end = drive(toy, &watch, patience, &stop, |_| left.set(true)).await;
+            let end = drive(toy, &watch, patience, &stop, |_, wish| left.set(left.get() || wish == Wish::Leave)).await;
             (end, started.elapsed())
         };
         let (end, _theirs) = tokio::join!(driven, client(theirs));
@@ -324,7 +340,7 @@ mod tests {
             Ok::<(), ()>(())
         };
         theirs.write_all(b"r").await.unwrap();
-        let end = drive(pin!(slow), &watch, PATIENCE, &stop, |_| {}).await;
+        let end = drive(pin!(slow), &watch, PATIENCE, &stop, |_, _| {}).await;
         assert_eq!(end, End::Closed(Ok(())));
     }
 
@@ -346,7 +362,7 @@ mod tests {
         };
         let stubborn = pin!(stubborn);
         let end = tokio::select! {
-            end = drive(stubborn, &watch, patience, &stop, |_| {}) => end,
+            end = drive(stubborn, &watch, patience, &stop, |_, _| {}) => end,
             () = client => panic!("the client ends last"),
         };
         assert_eq!(end, End::Idle);
@@ -365,7 +381,7 @@ mod tests {
         };
         theirs.write_all(b"r").await.unwrap();
         let started = Instant::now();
-        let end = drive(pin!(deaf), &watch, PATIENCE, &CancellationToken::new(), |_| {}).await;
+        let end = drive(pin!(deaf), &watch, PATIENCE, &CancellationToken::new(), |_, _| {}).await;
         assert_eq!((end, started.elapsed()), (End::Condemned, LAST_WORDS));
     }
 
@@ -382,8 +398,35 @@ mod tests {
             std::future::pending::<Result<(), ()>>().await
         };
         let started = Instant::now();
-        let end = drive(pin!(course), &watch, PATIENCE, &CancellationToken::new(), |_| {}).await;
+        let end = drive(pin!(course), &watch, PATIENCE, &CancellationToken::new(), |_, _| {}).await;
         assert_eq!((end, started.elapsed().as_secs()), (End::Stalled, 4));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_rests_is_asked_to_nap_once_a_rest_and_is_as_patient_as_before() {
+        let (wire, mut theirs, watch) = wire(64);
+        let left = Cell::new(false);
+        let naps = Cell::new(0);
+        let toy = pin!(toy(wire, Arc::clone(&watch), b"", &left));
+        let stop = CancellationToken::new();
+        let started = Instant::now();
+        let client = async {
+            for pause in [199, 199, 201, 70_000] {
+                theirs.write_all(b"r").await.unwrap();
+                tokio::time::sleep(Duration::from_millis(pause)).await;
+            }
+            theirs.write_all(b"r").await.unwrap();
+            std::future::pending::<()>().await;
+        };
+        let end = tokio::select! {
+            end = drive(toy, &watch, PATIENCE, &stop, |_, wish| match wish {
+                Wish::Leave => left.set(true),
+                Wish::Nap => naps.set(naps.get() + 1),
+            }) => end,
+            () = client => panic!("the client ends last"),
+        };
+        assert_eq!((end, naps.get()), (End::Closed(Ok(())), 3));
+        assert_eq!(started.elapsed(), Duration::from_millis(70_599) + PATIENCE.idle);
     }
 
     #[tokio::test(start_paused = true)]
@@ -394,8 +437,8 @@ mod tests {
         let toy = pin!(toy(wire, Arc::clone(&watch), b"", &left));
         let stop = CancellationToken::new();
         stop.cancel();
-        let end = drive(toy, &watch, PATIENCE, &stop, |_| {
-            left.set(true);
+        let end = drive(toy, &watch, PATIENCE, &stop, |_, wish| {
+            left.set(wish == Wish::Leave);
             asked.set(asked.get() + 1);
         })
         .await;

@@ -1,6 +1,7 @@
 //! HTTP/2 frames counted as they come in: the floods that hyper and h2 answer for as long as they last.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -16,6 +17,14 @@ pub(super) struct Frames {
     watch: Arc<Watch>,
     tally: Tally,
     reader: Reader,
+    refused: Arc<Refused>,
+    /// The head of a request that is coming in, until its last frame is whole.
+    head: Option<Header>,
+    /// The highest stream opened.
+    highest: u32,
+    out: Reader,
+    /// The code of a reset that is going out, as far as it is written.
+    reset: Option<(u8, u32)>,
     /// Over a budget: what comes after this frame is not passed on.
     flood: Option<Flood>,
 }
@@ -36,6 +45,17 @@ pub(super) enum Flood {
     Unsettled,
 }
 
+/// What h2 refuses by itself, before there is a request or amid one, read off the frames of its connection.
+#[derive(Default)]
+pub(super) struct Refused {
+    /// Heads that were whole before we said goodbye.
+    heads: AtomicUsize,
+    /// Resets for the client's faults, and why the last one.
+    resets: AtomicUsize,
+    code: AtomicU32,
+    leaving: AtomicBool,
+}
+
 /// Budgets are of so long.
 pub(super) const WINDOW: Duration = Duration::from_secs(10);
 const PREFACE: u8 = 24;
@@ -45,7 +65,56 @@ const EARNS: u64 = 64;
 
 impl Frames {
     pub(super) fn new(watch: Arc<Watch>) -> Self {
-        Self { watch, tally: Tally::new(Instant::now()), reader: Reader::default(), flood: None }
+        Self {
+            watch,
+            tally: Tally::new(Instant::now()),
+            reader: Reader::default(),
+            refused: Arc::default(),
+            head: None,
+            highest: 0,
+            out: Reader { preface: 0, ..Reader::default() },
+            reset: None,
+            flood: None,
+        }
+    }
+
+    pub(super) fn refused(&self) -> Arc<Refused> {
+        Arc::clone(&self.refused)
+    }
+
+    /// A head counts once all of it is there: only then h2 can have judged it.
+    fn follow(&mut self, header: Option<Header>) {
+        match header {
+            Some(header) if header.kind == HEADERS && header.stream > self.highest => {
+                self.highest = header.stream;
+                self.head = Some(header);
+            }
+            Some(header) if header.kind == CONTINUATION && self.head.is_some() => self.head = Some(header),
+            _ => {}
+        }
+        if self.reader.between() && self.head.take_if(|head| head.flags & END_HEADERS != 0).is_some() {
+            self.refused.heads.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Refused {
+    /// Heads that came whole, by now; `None` once new streams may be ignored because the connection is closing.
+    pub(super) fn heads(&self) -> Option<usize> {
+        (!self.leaving.load(Ordering::Relaxed)).then(|| self.heads.load(Ordering::Relaxed))
+    }
+
+    /// Resets since this was last taken, and the name of the last one's code.
+    pub(super) fn take_resets(&self) -> (usize, &'static str) {
+        (self.resets.swap(0, Ordering::Relaxed), code_name(self.code.load(Ordering::Relaxed)))
+    }
+
+    fn note(&self, code: u32) {
+        // What the gateway itself ends or the upstream breaks off is told elsewhere.
+        if !matches!(code, NO_ERROR | INTERNAL_ERROR | CANCEL) {
+            self.code.store(code, Ordering::Relaxed);
+            self.resets.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -62,6 +131,7 @@ impl Sift for Frames {
             let rest = bytes.get(at..).filter(|rest| !rest.is_empty())?;
             let (taken, header) = self.reader.read(rest);
             at += taken;
+            self.follow(header);
             if let (Some(header), None) = (header, self.flood)
                 && let Some(flood) = self.tally.count(header, Instant::now)
             {
@@ -71,8 +141,28 @@ impl Sift for Frames {
         }
     }
 
-    fn outgoing(&mut self, bytes: usize) {
-        self.tally.sent = self.tally.sent.saturating_add(bytes as u64);
+    fn outgoing(&mut self, bytes: &[u8]) {
+        self.tally.sent = self.tally.sent.saturating_add(bytes.len() as u64);
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let (taken, header) = self.out.read(rest);
+            let (piece, after) = rest.split_at(taken);
+            rest = after;
+            match header {
+                Some(header) if header.kind == RST_STREAM => self.reset = Some((0, 0)),
+                Some(header) if header.kind == GOAWAY => self.refused.leaving.store(true, Ordering::Relaxed),
+                Some(_) => {}
+                None => {
+                    let Some((have, code)) = self.reset else { continue };
+                    let (have, code) =
+                        piece.iter().fold((have, code), |(have, code), byte| (have + 1, code << 8 | u32::from(*byte)));
+                    self.reset = (have < 4).then_some((have, code));
+                    if have == 4 {
+                        self.refused.note(code);
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -89,6 +179,7 @@ struct Header {
     length: usize,
     kind: u8,
     flags: u8,
+    stream: u32,
 }
 
 impl Default for Reader {
@@ -125,9 +216,9 @@ impl Reader {
             return (taken, None);
         }
         self.have = 0;
-        let [a, b, c, kind, flags, ..] = self.header;
+        let [a, b, c, kind, flags, stream @ ..] = self.header;
         self.payload = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
-        (taken, Some(Header { length: self.payload, kind, flags }))
+        (taken, Some(Header { length: self.payload, kind, flags, stream: u32::from_be_bytes(stream) & !RESERVED }))
     }
 }
 
@@ -198,8 +289,30 @@ impl Tally {
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
+const GOAWAY: u8 = 7;
+const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+const RESERVED: u32 = 1 << 31;
+const NO_ERROR: u32 = 0;
+const INTERNAL_ERROR: u32 = 2;
+const CANCEL: u32 = 8;
+
+/// RFC 9113 section 7.
+fn code_name(code: u32) -> &'static str {
+    match code {
+        1 => "PROTOCOL_ERROR",
+        3 => "FLOW_CONTROL_ERROR",
+        5 => "STREAM_CLOSED",
+        6 => "FRAME_SIZE_ERROR",
+        7 => "REFUSED_STREAM",
+        9 => "COMPRESSION_ERROR",
+        11 => "ENHANCE_YOUR_CALM",
+        _ => "an error",
+    }
+}
 
 impl Flood {
     const ALL: [Self; 10] = [
@@ -222,11 +335,11 @@ impl Flood {
             DATA => Self::EmptyData,
             HEADERS => return None,
             2 => Self::Priority,
-            3 => Self::Reset,
+            RST_STREAM => Self::Reset,
             SETTINGS => Self::Settings,
             6 => Self::Ping,
             8 => Self::WindowUpdate,
-            9 => Self::Continuation,
+            CONTINUATION => Self::Continuation,
             _ => Self::Other,
         })
     }
@@ -306,14 +419,55 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_downloads_may_grant_windows_and_measure_the_way() {
         let (mut frames, watch) = frames();
+        let answer = frame(0, 0, &[0; 16 * 1024]);
         for _ in 0..100_000 {
-            frames.outgoing(16 * 1024);
+            frames.outgoing(&answer);
             for _ in 0..2 {
                 assert_eq!(frames.incoming(&frame(8, 0, &[0; 4])), None);
             }
             assert_eq!(frames.incoming(&frame(6, 0, &[0; 8])), None);
         }
         assert_eq!(watch.condemned(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn heads_count_when_they_are_whole_and_resets_for_faults_alone() {
+        let stream = |mut frame: Vec<u8>, id: u8| {
+            frame[8] = id;
+            frame
+        };
+        let came = [
+            stream(frame(1, 4, b"head"), 1),
+            stream(frame(0, 1, b"body"), 1),
+            stream(frame(1, 5, b"head"), 3),
+            stream(frame(1, 5, b"trailers"), 1),
+            stream(frame(1, 1, b"begun"), 5),
+            stream(frame(9, 0, b"and on"), 5),
+            stream(frame(9, 4, b"and whole"), 5),
+        ];
+        let went = [
+            frame(1, 4, b"head"),
+            frame(3, 0, &[0, 0, 0, 1]),
+            frame(0, 1, &[0, 0, 0, 7]),
+            frame(3, 0, &[0, 0, 0, 0]),
+            frame(3, 0, &[0, 0, 0, 8]),
+            frame(3, 0, &[0, 0, 0, 7]),
+        ];
+        for piece in [1, 3, 4, 1000] {
+            let (mut frames, _) = frames();
+            let refused = frames.refused();
+            let mut heads = Vec::new();
+            for frame in &came {
+                frame.chunks(piece).for_each(|piece| assert_eq!(frames.incoming(piece), None));
+                heads.extend(refused.heads());
+            }
+            assert_eq!(heads, [1, 1, 2, 2, 2, 2, 3]);
+            went.concat().chunks(piece).for_each(|piece| frames.outgoing(piece));
+            assert_eq!(refused.take_resets(), (2, "REFUSED_STREAM"));
+            assert_eq!(refused.take_resets().0, 0);
+            frames.outgoing(&frame(7, 0, &[0; 8]));
+            assert_eq!(refused.heads(), None);
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -4,8 +4,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
 use std::pin::pin;
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use rustls::ProtocolVersion;
 use rustls::pki_types::CertificateDer;
@@ -24,7 +23,8 @@ use super::wire::{Watch, Wire};
 
 /// A connection whose handshake is done.
 pub(super) struct Secured {
-    pub stream: TlsStream<Wire>,
+    /// In a box: it is handed on often, and large.
+    pub stream: Box<TlsStream<Wire>>,
     pub connection: Arc<Connection>,
     /// By ALPN; without it the client speaks HTTP/1.
     pub h2: bool,
@@ -90,16 +90,9 @@ async fn negotiate(worker: &Worker, wire: Wire, peer: IpAddr, client: ClientAddr
     let chain = session.peer_certificates().unwrap_or_default().iter().cloned().map(CertificateDer::into_owned).collect();
     let tls = if session.protocol_version() == Some(ProtocolVersion::TLSv1_2) { "TLSv1.2" } else { "TLSv1.3" };
     let h2 = session.alpn_protocol() == Some(b"h2");
-    let connection = Arc::new(Connection {
-        peer,
-        client,
-        server_name: server_name.flatten(),
-        chain,
-        tls,
-        verdict: Mutex::new(None),
-        proven: AtomicBool::new(false),
-    });
-    Ok(Secured { stream, connection, h2 })
+    let server_name = server_name.flatten().map(Into::into);
+    let connection = Arc::new(Connection::new(peer, client, server_name, chain, tls));
+    Ok(Secured { stream: Box::new(stream), connection, h2 })
 }
 
 /// Finishes a handshake, with what its verifier refused. The verifier leaves that on the thread, so it is taken before any

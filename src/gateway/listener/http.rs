@@ -26,9 +26,11 @@ use crate::upstream::{Body, BodyError};
 
 use super::super::Dropped;
 use super::super::inbound::{Ambiguous, Inbound, Unread};
-use super::drive::{End, Patience, Protocol, drive};
-use super::frames::Frames;
+use super::drive::{End, Patience, Protocol, Wish, drive};
+use super::frames::{Frames, Refused};
+use super::gather::Gathered;
 use super::heads::Heads;
+use super::nap::Talk;
 use super::sift::Sifted;
 use super::wire::{InFlight, Watch};
 
@@ -41,6 +43,8 @@ pub(super) struct Terms<'a> {
 
 /// Least buffer that hyper takes.
 const LEAST_BUFFER: usize = 8192;
+/// Header lines that hyper takes when it is told nothing; told any number, it clears that much room for every head.
+const OWN_CAP: usize = 100;
 /// Of one answer, waiting for the client to take it.
 const SEND_BUFFER: usize = 64 * 1024;
 /// Uploads in flight: of one stream, and of all of a connection.
@@ -77,49 +81,52 @@ where
         if let Some(cause) = doubt {
             request.extensions_mut().insert(Ambiguous(cause));
         }
-        let answer = answer(in_flight, unread, false, handle(request));
-        async move {
-            let mut answer = answer.await?;
+        answer(in_flight, unread, false, handle(request)).map_ok(move |mut answer| {
             if doubt.is_some() {
                 answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
-            Ok::<_, Dropped>(answer)
-        }
+            answer
+        })
     });
     let (io, place) = Sifted::new(io, Heads::new(Arc::clone(watch)));
     // hyper gives it back itself.
     drop(place);
-    let mut connection = http1::Builder::new()
+    let mut builder = http1::Builder::new();
+    builder
         .timer(TokioTimer::new())
         // Ours tells a head that is slow from a connection that is idle; hyper's does not.
         .header_read_timeout(None)
-        .max_headers(terms.caps.headers)
         .max_buf_size(terms.caps.head.max(LEAST_BUFFER))
         .half_close(false)
         .keep_alive(keep_alive)
-        .pipeline_flush(false)
-        .serve_connection(TokioIo::new(io), service)
-        .with_upgrades();
-    let patience = terms.patience(Protocol::Http1);
-    let end = drive(Pin::new(&mut connection), watch, patience, terms.stop, |connection| connection.graceful_shutdown()).await;
+        .pipeline_flush(false);
+    if terms.caps.headers != OWN_CAP {
+        builder.max_headers(terms.caps.headers);
+    }
+    let mut talk = Talk::new(io, builder, &service, watch);
+    let ask = |talk: Pin<&mut Talk<'_, _, _>>, wish| match wish {
+        Wish::Leave => talk.get_mut().leave(),
+        Wish::Nap => talk.get_mut().nap(),
+    };
+    let end = drive(Pin::new(&mut talk), watch, terms.patience(Protocol::Http1), terms.stop, ask).await;
     let owed = match &end {
         End::Closed(Ok(())) => watch.owed() || watch.doubted(usize::MAX).is_some(),
         End::Closed(Err(error)) => error.is_parse(),
         _ => false,
     };
-    // A connection that became a tunnel has no parts left.
-    if owed && let Some(parts) = connection.into_parts() {
-        linger(parts.io.into_inner()).await;
+    if owed && let Some(stream) = talk.into_stream() {
+        linger(stream).await;
     }
     end
 }
 
-/// Serves HTTP/2 to its end.
+/// Serves HTTP/2 to its end; what h2 refuses by itself is told.
 pub(super) async fn http2<IO, F>(
     io: IO,
     watch: &Arc<Watch>,
     terms: &Terms<'_>,
     handle: impl Fn(Request<Inbound>) -> F,
+    tell: &(dyn Fn(Refusal) + Sync),
 ) -> End<hyper::Error>
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -127,9 +134,14 @@ where
 {
     let service = service_fn(|request| {
         let (request, unread) = receive(request);
-        answer(watch.begin(), unread, true, handle(request))
+        // Boxed before it is wrapped: each layer moves what it holds, and this holds a whole request.
+        answer(watch.begin(), unread, true, Box::pin(handle(request)))
     });
-    let (io, place) = Sifted::new(io, Frames::new(Arc::clone(watch)));
+    let frames = Frames::new(Arc::clone(watch));
+    let refused = frames.refused();
+    let io = Gathered::new(io);
+    let sender = io.clone();
+    let (io, place) = Sifted::new(io, frames);
     let connection = http2::Builder::new(Streams { stall: terms.deadlines.body, watch: Arc::clone(watch) })
         .timer(TokioTimer::new())
         .max_concurrent_streams(terms.caps.streams)
@@ -144,14 +156,65 @@ where
         .keep_alive_timeout(PING_WITHIN)
         .serve_connection(TokioIo::new(io), service);
     // In a box, to be dropped before what it held is closed.
-    let mut connection = Box::pin(connection);
-    let patience = terms.patience(Protocol::Http2);
-    let end = drive(connection.as_mut(), watch, patience, terms.stop, |connection| connection.graceful_shutdown()).await;
-    drop(connection);
+    let connection = Box::pin(Prompt { connection, sender });
+    let mut judged = Judged { connection, watch, refused, told: 0, tell };
+    let ask = |judged: Pin<&mut Judged<'_, Prompt<http2::Connection<_, _, _>, _>>>, wish| {
+        // Its buffers stay: hyper does not give them back.
+        if wish == Wish::Leave {
+            Pin::new(&mut judged.get_mut().connection.connection).graceful_shutdown();
+        }
+    };
+    let end = drive(Pin::new(&mut judged), watch, terms.patience(Protocol::Http2), terms.stop, ask).await;
+    drop(judged);
     if let Some(io) = place.take() {
         part(io).await;
     }
     end
+}
+
+/// A stream that h2 refused by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    /// The code that it was reset with; `None`: it was answered, 431.
+    pub reset: Option<&'static str>,
+    /// It was a request by then, with a record of its own.
+    pub begun: bool,
+}
+
+/// An HTTP/2 connection, and what it refused since it was last looked at.
+struct Judged<'a, C> {
+    connection: Pin<Box<C>>,
+    watch: &'a Watch,
+    refused: Arc<Refused>,
+    /// Heads told as refused.
+    told: usize,
+    tell: &'a (dyn Fn(Refusal) + Sync),
+}
+
+impl<C: Future> Future for Judged<'_, C> {
+    type Output = C::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<C::Output> {
+        let polled = self.connection.as_mut().poll(cx);
+        // While the socket takes nothing h2 may not have read what came, nor said what it thinks of it.
+        if self.watch.blocked().is_none() {
+            self.settle();
+        }
+        polled
+    }
+}
+
+impl<C> Judged<'_, C> {
+    /// By now every head that came whole is a request or was refused.
+    fn settle(&mut self) {
+        let unbegun = self.refused.heads().map_or(0, |heads| heads.saturating_sub(self.watch.requests() + self.told));
+        let (resets, code) = self.refused.take_resets();
+        for place in 0..unbegun.max(resets) {
+            let refusal = Refusal { reset: (place < resets).then_some(code), begun: place >= unbegun };
+            (self.tell)(refusal);
+        }
+        self.told += unbegun;
+    }
 }
 
 /// What a connection did that is not HTTP, where that is why it ended; `None` for those who only left.
@@ -191,7 +254,7 @@ fn receive(request: Request<Incoming>) -> (Request<Inbound>, Unread) {
     (Request::from_parts(head, body), unread)
 }
 
-/// No `async fn`: that would hold the future of the whole request twice, as its argument and as what it awaits.
+/// No `async fn` here and above: that would hold the future of the whole request twice, as its argument and as what it awaits.
 fn answer(
     in_flight: InFlight,
     unread: Unread,
@@ -208,7 +271,7 @@ fn answer(
 }
 
 /// An answer's body: the request is in flight until it ends, and what was not read of it is kept.
-struct Answer {
+pub(super) struct Answer {
     body: Body,
     pace: Option<Arc<Pace>>,
     _unread: Unread,
@@ -252,6 +315,23 @@ impl http_body::Body for Answer {
     }
 }
 
+/// A connection that sends what it wrote once it has written all it can.
+struct Prompt<C, IO> {
+    connection: C,
+    sender: Gathered<IO>,
+}
+
+impl<C: Future + Unpin, IO: AsyncWrite + Unpin> Future for Prompt<C, IO> {
+    type Output = C::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<C::Output> {
+        let polled = Pin::new(&mut self.connection).poll(cx);
+        // Until it is sent the socket wakes this again; that it broke, hyper learns from its next read.
+        let _ = self.sender.poll_send(cx);
+        polled
+    }
+}
+
 /// Runs each HTTP/2 stream as a task that ends when its client takes nothing of the answer for too long: flow control lets a
 /// client hold an answer for ever while its connection looks alive. Dropping the stream resets it.
 #[derive(Clone)]
@@ -269,8 +349,7 @@ where
         let stall = self.stall;
         let pace = Arc::<Pace>::default();
         let watch = Arc::clone(&self.watch);
-        // Boxed before it is wrapped: each layer of a task moves what it holds, and a stream holds a whole request.
-        let stream = paced(Box::pin(stream), Arc::clone(&pace), stall);
+        let stream = paced(stream, Arc::clone(&pace), stall);
         tokio::spawn(PACE.scope(pace, async move {
             if stream.await == Paced::Stalled {
                 watch.stall();
@@ -327,7 +406,8 @@ async fn linger(mut io: impl AsyncRead + AsyncWrite + Unpin) {
     const MOST: usize = 16 * 1024 * 1024;
     let discard = async {
         let mut left = MOST;
-        let mut chunk = [0; 8192];
+        // Not in the future itself, which every connection has.
+        let mut chunk = vec![0; 8192];
         while let Ok(read @ 1..) = io.read(&mut chunk).await {
             left = left.saturating_sub(read);
             if left == 0 {

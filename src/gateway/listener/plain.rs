@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use bytes::Bytes;
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty};
 
@@ -16,12 +16,10 @@ use crate::policy::route::canonical_host;
 use crate::policy::{CanonicalPath, Denial, Reason};
 use crate::upstream::Body;
 
+use super::super::headers;
 use super::super::record::Recorder;
 use super::super::respond::{self, Asked};
 use super::super::{Snapshot, Worker};
-
-/// Longest text kept of a target that has no canonical form, in bytes.
-const MOST_TARGET: usize = 1024;
 
 /// Answers one request and closes. Fails closed: what cannot be redirected safely is refused.
 pub(super) fn answer<B: http_body::Body>(
@@ -34,23 +32,26 @@ pub(super) fn answer<B: http_body::Body>(
     let snapshot = gateway.snapshot.load();
     let now = gateway.clock.now();
     let id = DecisionId::fresh(now.wall);
+    let decision = headers::decision(id);
     let target = Target::read(request);
+    let canonical = target.as_ref().ok();
+    let header = |name| request.headers().get(name).cloned();
     let mut record = RequestRecord {
         method: request.method().clone(),
-        host: target.as_ref().map(|target| target.host.clone()).unwrap_or_default(),
-        path: target.as_ref().map_or_else(|_| raw_path(request), |target| target.path.as_str().to_owned()),
-        user_agent: text(request.headers(), header::USER_AGENT),
-        referer: text(request.headers(), header::REFERER).map(without_query),
+        host: canonical.map(|target| target.host.as_str().into()),
+        target: canonical.and_then(|target| target.path.to_target()).or_else(|| request.uri().path_and_query().cloned()),
+        user_agent: header(header::USER_AGENT),
+        referer: header(header::REFERER),
         ..RequestRecord::begun(id, now.wall, snapshot.generation, [client.ip, peer], request.version())
     };
 
     let outcome = not_banned(worker, &client, now).and(target).and_then(|target| redirect(&snapshot, request.method(), &target));
     let mut response = match outcome {
-        Ok(location) => moved(location, id),
+        Ok(location) => moved(location, decision),
         Err(denial) => {
             record.reason = Some(denial.reason);
-            let response = respond::denial(&denial, id, &Asked::of(request), &snapshot.policy.document);
-            record.cause = Some(denial.cause.into_owned());
+            let response = respond::denial(&denial, decision, &Asked::of(request), &snapshot.policy.document);
+            record.cause = Some(denial.cause);
             response
         }
     };
@@ -115,28 +116,12 @@ fn location(target: &Target, port: Option<u16>) -> Option<HeaderValue> {
 }
 
 /// 308 keeps the method; browsers may remember it.
-fn moved(location: HeaderValue, id: DecisionId) -> Response<Body> {
+fn moved(location: HeaderValue, decision: HeaderValue) -> Response<Body> {
     let mut response = Response::new(Empty::<Bytes>::new().map_err(|never| match never {}).boxed_unsync());
     *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
     response.headers_mut().insert(header::LOCATION, location);
-    if let Ok(id) = HeaderValue::try_from(id.to_string()) {
-        response.headers_mut().insert("doorward-decision", id);
-    }
+    response.headers_mut().insert(headers::DOORWARD_DECISION, decision);
     response
-}
-
-fn raw_path<B>(request: &Request<B>) -> String {
-    let path = request.uri().path();
-    path.get(..path.floor_char_boundary(MOST_TARGET)).unwrap_or_default().to_owned()
-}
-
-fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<String> {
-    headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
-}
-
-/// A query may hold a secret.
-fn without_query(referer: String) -> String {
-    referer.split(['?', '#']).next().unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]

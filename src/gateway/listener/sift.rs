@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Looks at what comes and goes, and may end what comes.
@@ -15,7 +16,8 @@ pub(super) trait Sift {
     /// Of these bytes, how many are passed on where the stream ends here.
     fn incoming(&mut self, bytes: &[u8]) -> Option<usize>;
 
-    fn outgoing(&mut self, _bytes: usize) {}
+    /// These bytes were taken by the socket.
+    fn outgoing(&mut self, _bytes: &[u8]) {}
 }
 
 /// A sifted connection. Dropped, it is given back to who keeps its [`Place`], since hyper does not: else a broken HTTP/2
@@ -24,8 +26,10 @@ pub(super) struct Sifted<IO, S> {
     /// `None` only in drop.
     io: Option<IO>,
     sift: S,
-    /// What is left to say once the stream was ended.
-    last: Option<&'static [u8]>,
+    /// Looked at, and to be passed on before anything else.
+    due: Bytes,
+    /// Nothing comes after that.
+    ended: bool,
     place: Place<IO>,
 }
 
@@ -35,7 +39,16 @@ pub(super) struct Place<IO>(Arc<Mutex<Option<IO>>>);
 impl<IO, S: Sift> Sifted<IO, S> {
     pub(super) fn new(io: IO, sift: S) -> (Self, Place<IO>) {
         let place = Arc::<Mutex<Option<IO>>>::default();
-        (Self { io: Some(io), sift, last: None, place: Place(Arc::clone(&place)) }, Place(place))
+        (Self { io: Some(io), sift, due: Bytes::new(), ended: false, place: Place(Arc::clone(&place)) }, Place(place))
+    }
+}
+
+impl<IO, S> Sifted<IO, S> {
+    /// Passes on once more, and first, what was read but not used. A copy: the bytes may be few of a large buffer.
+    pub(super) fn unread(&mut self, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            self.due = [bytes, &self.due].concat().into();
+        }
     }
 }
 
@@ -58,10 +71,9 @@ impl<IO, S> Drop for Sifted<IO, S> {
 impl<IO: AsyncRead + Unpin, S: Sift + Unpin> AsyncRead for Sifted<IO, S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if let Some(last) = &mut this.last {
-            let (now, later) = last.split_at(last.len().min(buf.remaining()));
-            buf.put_slice(now);
-            *last = later;
+        if this.ended || !this.due.is_empty() {
+            let now = this.due.split_to(this.due.len().min(buf.remaining()));
+            buf.put_slice(&now);
             return Poll::Ready(Ok(()));
         }
         let Some(io) = &mut this.io else { return Poll::Ready(Ok(())) };
@@ -73,7 +85,7 @@ impl<IO: AsyncRead + Unpin, S: Sift + Unpin> AsyncRead for Sifted<IO, S> {
         }
         if let Some(passed) = this.sift.incoming(came) {
             buf.set_filled(before + passed.min(came.len()));
-            this.last = Some(S::LAST);
+            (this.due, this.ended) = (Bytes::from_static(S::LAST), true);
             // A read of nothing would be taken for the end.
             return if passed == 0 { self.poll_read(cx, buf) } else { polled };
         }
@@ -85,13 +97,26 @@ impl<IO: AsyncWrite + Unpin, S: Sift + Unpin> AsyncWrite for Sifted<IO, S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         let Some(io) = &mut this.io else { return Poll::Ready(Err(gone())) };
-        note(&mut this.sift, Pin::new(io).poll_write(cx, bytes))
+        let polled = Pin::new(io).poll_write(cx, bytes);
+        if let Poll::Ready(Ok(taken)) = &polled {
+            this.sift.outgoing(bytes.get(..*taken).unwrap_or(bytes));
+        }
+        polled
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         let Some(io) = &mut this.io else { return Poll::Ready(Err(gone())) };
-        note(&mut this.sift, Pin::new(io).poll_write_vectored(cx, bytes))
+        let polled = Pin::new(io).poll_write_vectored(cx, bytes);
+        if let Poll::Ready(Ok(taken)) = &polled {
+            let mut left = *taken;
+            for piece in bytes {
+                let gone = piece.get(..left).unwrap_or(piece);
+                this.sift.outgoing(gone);
+                left -= gone.len();
+            }
+        }
+        polled
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -105,13 +130,6 @@ impl<IO: AsyncWrite + Unpin, S: Sift + Unpin> AsyncWrite for Sifted<IO, S> {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.io.as_mut().map_or(Poll::Ready(Ok(())), |io| Pin::new(io).poll_shutdown(cx))
     }
-}
-
-fn note(sift: &mut impl Sift, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-    if let Poll::Ready(Ok(bytes)) = &polled {
-        sift.outgoing(*bytes);
-    }
-    polled
 }
 
 fn gone() -> io::Error {
@@ -134,8 +152,21 @@ mod tests {
             bytes.iter().position(|byte| *byte == b'!')
         }
 
-        fn outgoing(&mut self, bytes: usize) {
-            self.0 += bytes;
+        fn outgoing(&mut self, bytes: &[u8]) {
+            self.0 += bytes.len();
+        }
+    }
+
+    /// Keeps what went out.
+    struct Said(Vec<u8>);
+
+    impl Sift for Said {
+        fn incoming(&mut self, _: &[u8]) -> Option<usize> {
+            None
+        }
+
+        fn outgoing(&mut self, bytes: &[u8]) {
+            self.0.extend_from_slice(bytes);
         }
     }
 
@@ -148,6 +179,28 @@ mod tests {
             let passed = String::from_utf8_lossy(came.split(|byte| *byte == b'!').next().unwrap());
             assert_eq!(read, format!("{passed}the end"));
         }
+    }
+
+    #[tokio::test]
+    async fn what_the_socket_takes_of_several_pieces_is_seen_and_no_more() {
+        let (ours, _theirs) = tokio::io::duplex(7);
+        let (mut sifted, _place) = Sifted::new(ours, Said(Vec::new()));
+        let pieces = [IoSlice::new(b"some"), IoSlice::new(b""), IoSlice::new(b"words"), IoSlice::new(b"more")];
+        let taken = sifted.write_vectored(&pieces).await.unwrap();
+        assert_eq!(sifted.sift.0, b"somewordsmore"[..taken]);
+    }
+
+    #[tokio::test]
+    async fn what_was_not_used_comes_again_and_first_and_is_looked_at_once() {
+        let (mut sifted, _place) = Sifted::new(&b"one two! three"[..], Until(0));
+        let mut read = [0; 4];
+        sifted.read_exact(&mut read).await.unwrap();
+        sifted.unread(&read[2..]);
+        sifted.unread(&read[..2]);
+        sifted.unread(b"");
+        let mut all = String::new();
+        sifted.read_to_string(&mut all).await.unwrap();
+        assert_eq!(all, "one twothe end");
     }
 
     #[tokio::test]

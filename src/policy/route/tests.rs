@@ -271,6 +271,18 @@ proptest! {
     }
 
     #[test]
+    fn an_authority_that_names_a_host_has_it_for_its_canonical_form(
+        host in "[a-z0-9.-]{0,4}|[a-z]{1,3}\\.[a-z]{2}|\\[[0-9a-f:]{2,6}\\]",
+        rest in "|:|:[0-9]{1,6}|:0[0-9]|[a-z.:@]{1,3}|:443[.:@]",
+    ) {
+        let authority = format!("{host}{rest}");
+        if canonical_host(&host).as_ref() == Some(&host) {
+            let expected = canonical_host(&authority).as_ref() == Some(&host) && !rest.starts_with('.');
+            prop_assert_eq!(names_host(&authority, &host), expected, "{}", authority);
+        }
+    }
+
+    #[test]
     fn a_canonical_host_is_its_own_canonical_form(authority in "\\PC{0,12}|[a-zA-Z0-9.:\\[\\]-]{0,20}|\\[[0-9a-f:]{2,20}\\](:[0-9]{1,5})?") {
         if let Some(host) = canonical_host(&authority) {
             prop_assert_eq!(canonical_host(&host), Some(host));

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 
 use super::BY_GUESSES;
+use super::ends::{End, FOR_GOOD};
 use super::nets::SharedLengths;
 use crate::clock::Now;
 use crate::policy::ban::{Ban, BanKey};
@@ -19,7 +20,7 @@ const MOST_PAST_BANS: usize = 64;
 #[derive(Default)]
 pub(super) struct Books {
     /// Every ban with an end, soonest first, so that dropping the expired costs nothing for the others.
-    by_expiry: BTreeSet<(i64, BanKey)>,
+    by_expiry: BTreeSet<(End, BanKey)>,
     /// Clients banned for guessing, in order of address: neighbours stand together.
     pub(super) guessed: BTreeSet<IpNet>,
     /// How many bans of each length (and family) there are.
@@ -32,19 +33,10 @@ pub(super) struct Books {
 #[derive(Default)]
 pub(super) struct History(HashMap<BanKey, Vec<i64>>);
 
-/// A ban without its key. Among a million of them a lookup costs what it reads from memory: the end alone stands in the
-/// table, the rest a step away.
+/// A ban without its key.
 #[derive(Clone)]
 pub(super) struct Live {
-    /// Unix time in microseconds; `FOR_GOOD` for [`Timestamp::MAX`].
-    until: i64,
-    rest: Box<Rest>,
-}
-
-const FOR_GOOD: i64 = i64::MAX;
-
-#[derive(Clone)]
-struct Rest {
+    until: End,
     since: Timestamp,
     count: u32,
     failures: u32,
@@ -78,7 +70,7 @@ impl Books {
     }
 
     pub(super) fn first_expired(&self, wall: Timestamp) -> Option<BanKey> {
-        self.by_expiry.first().filter(|(until, _)| *until <= wall.as_microsecond()).map(|(_, key)| key.clone())
+        self.by_expiry.first().filter(|(until, _)| !is_before(wall, *until)).map(|(_, key)| key.clone())
     }
 
     pub(super) fn guessed_within(&self, wide: &IpNet) -> Vec<IpNet> {
@@ -142,12 +134,16 @@ impl History {
 impl Live {
     /// A client's ban for its own failed logins.
     pub(super) fn by_guesses(since: Timestamp, until: Timestamp, count: u32, failures: u32) -> Self {
-        Self { until: micros(until), rest: Box::new(Rest { since, count, failures, note: None }) }
+        Self { until: end(until), since, count, failures, note: None }
     }
 
     /// Live while `now.wall < until`.
     pub(super) fn holds(&self, now: Now) -> bool {
-        now.wall.as_microsecond() < self.until
+        is_before(now.wall, self.until)
+    }
+
+    pub(super) fn end(&self) -> End {
+        self.until
     }
 
     pub(super) fn until(&self) -> Timestamp {
@@ -156,16 +152,15 @@ impl Live {
 
     /// Made by the gateway for this key's own failed logins.
     pub(super) fn is_guess(&self) -> bool {
-        self.rest.note.is_none()
+        self.note.is_none()
     }
 
     pub(super) fn to_ban(&self, key: BanKey) -> Ban {
-        let Rest { since, count, failures, note } = &*self.rest;
-        let (reason, by) = match note {
+        let (reason, by) = match &self.note {
             Some(note) => (note.reason.clone(), note.by.clone()),
-            None => (guess_reason(*failures), BY_GUESSES.into()),
+            None => (guess_reason(self.failures), BY_GUESSES.into()),
         };
-        Ban { key, reason, count: *count, failures: *failures, since: *since, until: self.until(), by }
+        Ban { key, reason, count: self.count, failures: self.failures, since: self.since, until: self.until(), by }
     }
 }
 
@@ -173,22 +168,27 @@ impl From<Ban> for Live {
     fn from(ban: Ban) -> Self {
         let plain = ban.by == BY_GUESSES && ban.reason == guess_reason(ban.failures);
         let note = (!plain).then(|| Box::new(Note { reason: ban.reason, by: ban.by }));
-        let rest = Rest { since: ban.since, count: ban.count, failures: ban.failures, note };
-        Self { until: micros(ban.until), rest: Box::new(rest) }
+        Self { until: end(ban.until), since: ban.since, count: ban.count, failures: ban.failures, note }
     }
 }
 
-/// The end of a ban as it is kept: to the microsecond.
+/// The end of a ban as it is kept: to the second, rounded up.
 pub(super) fn kept(until: Timestamp) -> Timestamp {
-    timestamp(micros(until))
+    timestamp(end(until))
 }
 
-fn micros(until: Timestamp) -> i64 {
-    if until == Timestamp::MAX { FOR_GOOD } else { until.as_microsecond() }
+pub(super) fn is_before(wall: Timestamp, end: End) -> bool {
+    end == FOR_GOOD || wall.as_second() < i64::from(end)
 }
 
-fn timestamp(micros: i64) -> Timestamp {
-    Timestamp::from_microsecond(micros).unwrap_or(Timestamp::MAX)
+fn end(until: Timestamp) -> End {
+    let seconds = until.as_second() + i64::from(until.subsec_nanosecond() > 0);
+    End::try_from(seconds.max(0)).unwrap_or(FOR_GOOD)
+}
+
+/// [`Timestamp::MAX`] for good.
+pub(super) fn timestamp(end: End) -> Timestamp {
+    if end == FOR_GOOD { Timestamp::MAX } else { Timestamp::from_second(end.into()).unwrap_or(Timestamp::MAX) }
 }
 
 fn guess_reason(failures: u32) -> String {

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
-use foldhash::quality::RandomState;
 use ipnet::IpNet;
 use jiff::Timestamp;
 
@@ -21,12 +20,14 @@ use crate::policy::ban::{Ban, BanKey, BanRules};
 use crate::policy::decide::BanFact;
 use crate::policy::login::AccountKey;
 
-use self::books::{Books, Live, kept};
-use self::nets::{SharedLengths, is_narrow, truncated, wider};
+use self::books::{Books, Live, is_before, kept, timestamp};
+use self::ends::Ends;
+use self::nets::{SharedLengths, truncated, wider};
 use super::lock;
 use super::store::{Change, Durable, Store, StoreError, Table};
 
 mod books;
+mod ends;
 mod nets;
 #[cfg(test)]
 mod tests;
@@ -35,8 +36,6 @@ mod tests;
 const MOST_GUESS_BANS: usize = 1_000_000;
 /// Banned clients of one wider prefix (/24, /48) that justify banning all of it when the table is full.
 const NEIGHBOURS_TO_FOLD: usize = 8;
-/// More shards than cores, so that growing one keeps few lookups waiting, and none for long.
-const SHARDS: usize = 256;
 /// Rows that a sweep deletes while it holds the writers' lock.
 const SWEEP_CHUNK: usize = 1024;
 /// How often the history is searched for what is forgotten.
@@ -46,16 +45,14 @@ const BY_GUESSES: &str = "guesses";
 /// `by` of a ban of `bans.always`.
 const BY_CONFIG: &str = "config";
 
-/// Keyed by a random seed of its own: an entry costs its client a spent budget, and a lookup should cost no more than memory.
-type ByNet = DashMap<IpNet, Live, RandomState>;
-
 pub struct BanTable {
     store: Arc<dyn Store>,
     rules: ArcSwap<BanRules>,
     /// Whether any net is banned at all: most gateways answer every lookup from this alone.
     any_net: AtomicBool,
-    clients: ByNet,
-    wide: ByNet,
+    /// The ends of what `nets` holds.
+    ends: Ends,
+    nets: DashMap<IpNet, Live>,
     lengths: SharedLengths,
     identities: DashMap<Name, Live>,
     accounts: DashMap<Name, Live>,
@@ -80,8 +77,8 @@ impl BanTable {
         let table = Self {
             rules: ArcSwap::from_pointee(rules.clone()),
             any_net: AtomicBool::new(false),
-            clients: ByNet::with_hasher_and_shard_amount(RandomState::default(), SHARDS),
-            wide: ByNet::default(),
+            ends: Ends::new(),
+            nets: DashMap::new(),
             lengths: SharedLengths::default(),
             identities: DashMap::new(),
             accounts: DashMap::new(),
@@ -210,7 +207,7 @@ impl BanTable {
     /// Live bans, longest-lived last. `config` bans (`always`) included, those under `never` not.
     pub fn list(&self, now: Now) -> Vec<Ban> {
         let rules = self.rules.load_full();
-        let nets = self.clients.iter().chain(self.wide.iter()).map(|entry| entry.value().to_ban(BanKey::Net(*entry.key())));
+        let nets = self.nets.iter().map(|entry| entry.value().to_ban(BanKey::Net(*entry.key())));
         let identities = self.identities.iter().map(|entry| entry.value().to_ban(BanKey::Identity(entry.key().clone())));
         let accounts = self.accounts.iter().map(|entry| entry.value().to_ban(BanKey::Account(AccountKey(entry.key().clone()))));
         let mut bans: Vec<Ban> = nets.chain(identities).chain(accounts).filter(|ban| now.wall < ban.until).collect();
@@ -229,7 +226,7 @@ impl BanTable {
             let over = self.lengths.of(net.addr()).filter(|length| *length <= net.prefix_len());
             bans.extend(over.filter_map(|length| {
                 let over = truncated(net.addr(), length)?;
-                self.of_length(&over).get(&over).map(|live| live.to_ban(BanKey::Net(over)))
+                self.nets.get(&over).map(|live| live.to_ban(BanKey::Net(over)))
             }));
             bans.extend(rules.always.iter().filter(|always| always.contains(net)).map(|always| self.by_config(*always)));
         } else {
@@ -285,20 +282,14 @@ impl BanTable {
     fn longest_over(&self, ip: IpAddr, now: Now) -> Option<Timestamp> {
         let over = self.lengths.of(ip).filter_map(|length| {
             let net = truncated(ip, length)?;
-            let live = self.of_length(&net).get(&net)?;
-            live.holds(now).then(|| live.until())
+            self.ends.get(&net)
         });
-        over.max()
-    }
-
-    /// The table that a net is in. Wide nets stand apart: there are few, so that asking for them costs no cold memory.
-    fn of_length(&self, net: &IpNet) -> &ByNet {
-        if is_narrow(net) { &self.clients } else { &self.wide }
+        over.max().filter(|until| is_before(now.wall, *until)).map(timestamp)
     }
 
     fn get(&self, key: &BanKey) -> Option<Live> {
         match key {
-            BanKey::Net(net) => self.of_length(net).get(net).map(|live| live.clone()),
+            BanKey::Net(net) => self.nets.get(net).map(|live| live.clone()),
             BanKey::Identity(name) => self.identities.get(name).map(|live| live.clone()),
             BanKey::Account(account) => self.accounts.get(&account.0).map(|live| live.clone()),
         }
@@ -342,7 +333,10 @@ impl BanTable {
         }
         books.enter(&key, &live);
         match key {
-            BanKey::Net(net) => self.of_length(&net).insert(net, live),
+            BanKey::Net(net) => {
+                self.ends.set(&net, live.end());
+                self.nets.insert(net, live)
+            }
             BanKey::Identity(name) => self.identities.insert(name, live),
             BanKey::Account(account) => self.accounts.insert(account.0, live),
         };
@@ -350,7 +344,10 @@ impl BanTable {
 
     fn remove(&self, books: &mut Books, key: &BanKey) -> Option<Live> {
         let removed = match key {
-            BanKey::Net(net) => self.of_length(net).remove(net).map(|(_, live)| live),
+            BanKey::Net(net) => {
+                self.ends.remove(net);
+                self.nets.remove(net).map(|(_, live)| live)
+            }
             BanKey::Identity(name) => self.identities.remove(name).map(|(_, live)| live),
             BanKey::Account(account) => self.accounts.remove(&account.0).map(|(_, live)| live),
         }?;
@@ -400,13 +397,17 @@ impl BanTable {
         if let Some(standing) = standing.filter(|standing| standing.until() >= until) {
             return Some(standing.to_ban(key));
         }
-        let mut until = until;
-        for neighbour in neighbours.iter().map(|net| BanKey::Net(*net)) {
-            until = self.remove(books, &neighbour).map_or(until, |folded| until.max(folded.until()));
-            batch.push(Change::Delete { table: Table::Bans, key: row(&neighbour) });
-        }
+        let neighbours: Vec<BanKey> = neighbours.into_iter().map(BanKey::Net).collect();
+        let until = neighbours.iter().filter_map(|key| self.get(key)).fold(until, |until, folded| until.max(folded.until()));
         let reason = "the ban table is full, and several clients of this net are banned".to_owned();
-        Some(Ban { key, reason, count: 1, failures, since: now.wall, until, by: BY_GUESSES.into() })
+        let ban = Ban { key: key.clone(), reason, count: 1, failures, since: now.wall, until, by: BY_GUESSES.into() };
+        // In force before those that it replaces go: nobody is free for a moment.
+        self.insert(books, key, Live::from(ban.clone()));
+        for neighbour in &neighbours {
+            self.remove(books, neighbour);
+            batch.push(Change::Delete { table: Table::Bans, key: row(neighbour) });
+        }
+        Some(ban)
     }
 
     fn note_whether_any(&self, _books: &Books) {

@@ -1,10 +1,10 @@
 //! From a request's subject to the key of a bucket: hashed without allocation, spelt out only for people.
 
-use std::collections::hash_map::RandomState;
 use std::fmt::{self, Write};
 use std::hash::{BuildHasher, Hasher};
 use std::net::IpAddr;
 
+use foldhash::quality::RandomState;
 use ipnet::IpNet;
 
 use super::LimitSubject;

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 
+use http::Response;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
 use super::*;
