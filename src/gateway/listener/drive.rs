@@ -90,6 +90,7 @@ where
             }
             course.observe(watch);
             if watch.stalls() >= MOST_STALLS && watch.in_flight() == 0 {
+                watch.give_up();
                 return Poll::Ready(End::Stalled);
             }
             let Some(deadline) = course.deadline() else { return Poll::Pending };
@@ -198,6 +199,7 @@ impl Course {
     /// The deadline passed: what to ask for, or how it ends.
     fn expire<E>(&mut self, watch: &Watch) -> Result<Wish, End<E>> {
         if self.blocked.is_some() && !matches!(self.phase, Phase::Condemned(_)) {
+            watch.give_up();
             return Err(End::Stalled);
         }
         match self.phase {

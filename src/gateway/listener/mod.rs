@@ -258,7 +258,7 @@ impl Door {
             return self.turn_away(SockRef::from(&stream), peer, Some(client.ip), ConnectionCause::TooManyHandshakes);
         }
         let held = Held { _slot: slot, _client: client_slot, _open: self.open.token() };
-        let wire = Wire::new(stream, ahead, Arc::clone(watch), Some(held));
+        let wire = Wire::new(stream, ahead, Arc::clone(watch), Some(held)).resetting();
         let (version, end) = match self.kind {
             // Boxed: an idle connection's task would else be as large as the largest of these, for as long as it lives.
             ListenerKind::PlainHttp => (Version::HTTP_11, Box::pin(self.refuse_plain(wire, watch, peer, client)).await),

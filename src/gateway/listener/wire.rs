@@ -23,6 +23,8 @@ pub(super) struct Wire<S = TcpStream> {
     ahead: Bytes,
     watch: Arc<Watch>,
     _held: Option<Held>,
+    /// Has it closed without what it still holds.
+    reset: fn(&S),
 }
 
 /// What is given back when the socket closes.
@@ -64,6 +66,8 @@ pub(super) struct Watch {
     doubt: OnceLock<(usize, &'static str)>,
     /// Why the connection is to be ended.
     condemned: OnceLock<&'static str>,
+    /// The client takes nothing any more: the socket is reset when it closes.
+    given_up: AtomicBool,
 }
 
 /// One request until its answer is over.
@@ -74,7 +78,26 @@ impl<S> Wire<S> {
         if !ahead.is_empty() {
             watch.hear();
         }
-        Self { stream, ahead, watch, _held: held }
+        Self { stream, ahead, watch, _held: held, reset: |_| {} }
+    }
+}
+
+impl Wire {
+    /// One that is reset where its client is given up.
+    pub(super) fn resetting(mut self) -> Self {
+        // One that is closed already has nothing to reset.
+        self.reset = |stream| drop(stream.set_zero_linger());
+        self
+    }
+}
+
+impl<S> Drop for Wire<S> {
+    /// A client that takes nothing would not take the end either: megabytes of its answer would stay with the kernel, and the
+    /// connection would look open to it, for as long as it likes.
+    fn drop(&mut self) {
+        if self.watch.given_up.load(Ordering::Relaxed) {
+            (self.reset)(&self.stream);
+        }
     }
 }
 
@@ -96,6 +119,7 @@ impl Default for Watch {
             stalls: AtomicUsize::new(0),
             doubt: OnceLock::new(),
             condemned: OnceLock::new(),
+            given_up: AtomicBool::new(false),
         }
     }
 }
@@ -161,6 +185,10 @@ impl Watch {
     /// While the socket takes no more: how many writes it took before.
     pub(super) fn blocked(&self) -> Option<usize> {
         self.blocked.load(Ordering::Relaxed).then(|| self.written.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn give_up(&self) {
+        self.given_up.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn owe(&self, body: bool) {
