@@ -175,7 +175,7 @@ impl Object<'_> {
         };
         self.0.push(b'"');
         self.0.extend_from_slice(upto_millis.as_bytes());
-        push_fraction(u32::from(at.subsec_millisecond().unsigned_abs()), 3, self.0);
+        push_fraction(at.subsec_millisecond().unsigned_abs(), 3, self.0);
         self.0.extend_from_slice(b"Z\"");
     }
 

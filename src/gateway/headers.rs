@@ -546,10 +546,8 @@ fn is_named_host(host: &str) -> bool {
     let last = name.as_bytes().rsplit(|byte| *byte == b'.').next().unwrap_or_default();
     // An address ends in a number, or has colons.
     let may_be_address = last.first().is_some_and(u8::is_ascii_digit) || last.contains(&b':');
-    !name.is_empty()
-        && !name.starts_with('[')
-        && !(may_be_address && name.parse::<IpAddr>().is_ok())
-        && !last.eq_ignore_ascii_case(b"localhost")
+    let is_address = name.starts_with('[') || (may_be_address && name.parse::<IpAddr>().is_ok());
+    !name.is_empty() && !is_address && !last.eq_ignore_ascii_case(b"localhost")
 }
 
 #[cfg(test)]

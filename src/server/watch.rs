@@ -132,10 +132,10 @@ mod tests {
         std::fs::write(&old, "1").expect("writable");
         std::fs::write(&new, "1").expect("writable");
         let mut read = Prints::of(vec![old.clone()]);
-        assert!(read.add(&[new.clone()]), "a file named anew");
+        assert!(read.add(std::slice::from_ref(&new)), "a file named anew");
         assert!(!read.add(&[old.clone(), new.clone()]));
         std::fs::write(&new, "22").expect("writable");
-        assert!(!read.add(&[new.clone()]), "what was read stays what it was");
+        assert!(!read.add(std::slice::from_ref(&new)), "what was read stays what it was");
 
         let mut watch = Watch::new(vec![old.clone(), new.clone()], &read);
         // As at a start, which retargets at once.

@@ -248,7 +248,7 @@ async fn answer(mut stream: TcpStream) {
     if start == *b"GET /big" {
         let mut head = [0; 4096];
         let _ = stream.read(&mut head).await;
-        const PIECE: [u8; 64 * 1024] = [b'a'; 64 * 1024];
+        static PIECE: [u8; 64 * 1024] = [b'a'; 64 * 1024];
         let _ = stream.write_all(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", PIECE.len() * 1024).as_bytes()).await;
         // Until the gateway has had enough.
         while stream.write_all(&PIECE).await.is_ok() {}
