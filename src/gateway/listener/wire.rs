@@ -1,13 +1,14 @@
 //! The client's socket under a watch: what was read ahead, what moves, and the slots it holds until it closes.
 
+use std::future::Future as _;
 use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -19,13 +20,19 @@ use super::slots::{ClientSlot, Slot, Slots};
 /// A client's socket. It carries its slots, so that they are held as long as it is open, tunnels included.
 pub(super) struct Wire<S = TcpStream> {
     stream: S,
-    /// Read with the PROXY header, but after it.
+    /// Read, and not taken yet: what came with the PROXY header, and more than was asked for while much comes.
     ahead: Bytes,
+    /// The last read was filled: more waits.
+    much: bool,
     watch: Arc<Watch>,
     _held: Option<Held>,
     /// Has it closed without what it still holds.
     reset: fn(&S),
 }
+
+/// What is read at once while much comes, and the least that says so.
+const PIECE: usize = 32 * 1024;
+const LEAST_MUCH: usize = 4 * 1024;
 
 /// What is given back when the socket closes.
 pub(super) struct Held {
@@ -78,7 +85,7 @@ impl<S> Wire<S> {
         if !ahead.is_empty() {
             watch.hear();
         }
-        Self { stream, ahead, watch, _held: held, reset: |_| {} }
+        Self { stream, ahead, much: false, watch, _held: held, reset: |_| {} }
     }
 }
 
@@ -253,17 +260,31 @@ impl Drop for InFlight {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
+    /// rustls asks for 4 KiB at a time. Where an upload fills that, a larger piece is read at once and kept for its next
+    /// questions; once the socket is empty nothing is kept.
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if !self.ahead.is_empty() {
-            let length = self.ahead.len().min(buf.remaining());
-            buf.put_slice(self.ahead.get(..length).unwrap_or_default());
-            self.ahead.advance(length);
+        let this = &mut *self;
+        if this.much && this.ahead.is_empty() {
+            let mut piece = BytesMut::with_capacity(PIECE);
+            let read = pin!(this.stream.read_buf(&mut piece)).poll(cx);
+            this.much = matches!(read, Poll::Ready(Ok(PIECE..)));
+            if ready!(read)? == 0 {
+                return Poll::Ready(Ok(()));
+            }
+            this.ahead = piece.freeze();
+        }
+        if !this.ahead.is_empty() {
+            this.watch.hear();
+            let length = this.ahead.len().min(buf.remaining());
+            buf.put_slice(&this.ahead.split_to(length));
             return Poll::Ready(Ok(()));
         }
-        let before = buf.filled().len();
-        let result = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if buf.filled().len() > before {
-            self.watch.hear();
+        let (before, room) = (buf.filled().len(), buf.remaining());
+        let result = Pin::new(&mut this.stream).poll_read(cx, buf);
+        let came = buf.filled().len() - before;
+        if came > 0 {
+            this.watch.hear();
+            this.much = came == room && came >= LEAST_MUCH;
         }
         result
     }
@@ -295,7 +316,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::io::AsyncWriteExt;
 
     use super::*;
 
@@ -311,6 +332,37 @@ mod tests {
         wire.read_to_string(&mut rest).await.unwrap();
         assert_eq!(rest, "llo world");
         assert!(watch.take_heard() && !watch.take_heard());
+    }
+
+    /// Counts the reads of a socket.
+    struct Socket<'a>(&'a [u8], Arc<AtomicUsize>);
+
+    impl AsyncRead for Socket<'_> {
+        fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            self.1.fetch_add(1, Ordering::Relaxed);
+            Pin::new(&mut self.0).poll_read(cx, buf)
+        }
+    }
+
+    #[tokio::test]
+    async fn much_is_read_in_large_pieces_and_arrives_whole_and_in_order() {
+        let sent: Vec<u8> = (0..200_000_u32).map(|byte| byte as u8 ^ (byte >> 8) as u8).collect();
+        for asked in [1, 100, 4096, 5000, 40_000] {
+            let reads = Arc::<AtomicUsize>::default();
+            let mut wire = Wire::new(Socket(&sent, Arc::clone(&reads)), Bytes::new(), Arc::default(), None);
+            let (mut came, mut piece) = (Vec::new(), vec![0; asked]);
+            loop {
+                match wire.read(&mut piece).await.unwrap() {
+                    0 => break,
+                    read => came.extend_from_slice(&piece[..read]),
+                }
+            }
+            assert!(came == sent, "{asked} at a time");
+            let most = if asked < LEAST_MUCH { sent.len() / asked + 1 } else { sent.len() / PIECE + 4 };
+            let reads = reads.load(Ordering::Relaxed);
+            assert!(reads <= most, "{reads} reads, {asked} at a time");
+            assert!(wire.ahead.is_empty() && !wire.much, "nothing is kept");
+        }
     }
 
     #[tokio::test]
