@@ -23,7 +23,7 @@ pub use live::LiveApproval;
 pub const CONTEXT: &str = "doorward-approval-v1";
 
 /// `[approvals]`, compiled.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ApprovalRules {
     pub signers: Vec<Signer>,
     /// One signature of each party listed.

@@ -4,13 +4,12 @@
 mod tests;
 mod token;
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use dashmap::DashMap;
 use jiff::Timestamp;
 use quick_cache::sync::Cache;
 
@@ -40,13 +39,11 @@ const CONFIG: &str = "config";
 pub struct Approvals {
     store: Arc<dyn Store>,
     key: TokenKey,
-    live: ArcSwap<Register>,
+    live: DashMap<Name, Arc<LiveApproval>>,
     verdicts: Cache<[u8; 32], Verdict>,
     /// Held over every change: one at a time, queued for the disk in the order in which they took effect.
     rules: Mutex<ApprovalRules>,
 }
-
-type Register = HashMap<Name, Arc<LiveApproval>>;
 
 /// What a token's valid signature says; nothing here can change.
 #[derive(Clone)]
@@ -70,20 +67,15 @@ impl Approvals {
     /// Loads the register; every row must parse. Approvals whose signatures no longer suffice under these rules are suspended,
     /// as [`reconcile`](Self::reconcile) would: the config may have changed while the gateway was down.
     pub fn load(store: Arc<dyn Store>, key: TokenKey, rules: ApprovalRules, now: Now) -> Result<Self, StoreError> {
-        let mut register = Register::new();
+        let register = DashMap::new();
         for record in rows(store.as_ref())? {
             let id = record.id.clone();
             let live = LiveApproval::compile(Arc::new(record))
                 .map_err(|cause| StoreError::bad_row(Table::Approvals, id.as_bytes(), cause))?;
             register.insert(id.into(), Arc::new(live));
         }
-        let approvals = Self {
-            store,
-            key,
-            live: ArcSwap::from_pointee(register),
-            verdicts: Cache::new(VERDICTS),
-            rules: Mutex::new(ApprovalRules::default()),
-        };
+        let approvals =
+            Self { store, key, live: register, verdicts: Cache::new(VERDICTS), rules: Mutex::new(ApprovalRules::default()) };
         approvals.reconcile(rules, now);
         Ok(approvals)
     }
@@ -92,6 +84,10 @@ impl Approvals {
     /// Fails closed: they stop at once, also if the store cannot keep it; the next start would find the same again.
     pub fn reconcile(&self, rules: ApprovalRules, now: Now) -> Vec<String> {
         let mut held = self.hold();
+        if *held == rules {
+            // Whatever is active was found supported by them, when it was activated or when they came.
+            return Vec::new();
+        }
         *held = rules;
         let mut suspended = Vec::new();
         for record in self.list() {
@@ -120,19 +116,19 @@ impl Approvals {
     /// the state is read live, so that a revocation bites on the next request. Fails closed. Returns the token's serial.
     pub fn present(&self, token: &[u8]) -> Result<(Arc<LiveApproval>, u32), ApprovalFault> {
         let verdict = self.verdict(token).ok_or(ApprovalFault::NotOurs)?;
-        let live = self.live.load().get(&verdict.id).cloned().ok_or(ApprovalFault::NotOurs)?;
+        let live = self.live.get(&verdict.id).map(|live| Arc::clone(&live)).ok_or(ApprovalFault::NotOurs)?;
         Ok((live, verdict.serial))
     }
 
     /// Every approval, oldest request first.
     pub fn list(&self) -> Vec<Arc<Approval>> {
-        let mut list: Vec<_> = self.live.load().values().map(|live| Arc::clone(&live.record)).collect();
+        let mut list: Vec<_> = self.live.iter().map(|live| Arc::clone(&live.record)).collect();
         list.sort_by(|a, b| (a.terms.requested_at, &a.id).cmp(&(b.terms.requested_at, &b.id)));
         list
     }
 
     pub fn get(&self, id: &str) -> Option<Arc<Approval>> {
-        self.live.load().get(id).map(|live| Arc::clone(&live.record))
+        self.live.get(id).map(|live| Arc::clone(&live.record))
     }
 
     /// Registers a request; the id is fresh and unguessable. `requested_at` and policy fields of the terms are set here by the caller.
@@ -270,18 +266,18 @@ impl Approvals {
         _held: &MutexGuard<'_, ApprovalRules>,
         records: Vec<Approval>,
     ) -> Result<(Arc<Approval>, Durable), RegisterError> {
-        let mut register = Register::clone(&self.live.load());
         let mut batch = Vec::with_capacity(records.len());
-        let mut last = None;
+        let mut compiled = Vec::with_capacity(records.len());
         for record in records {
             let value = serde_json::to_vec(&record).map_err(|error| RegisterError::Store(error.to_string()))?;
             batch.push(Change::Put { table: Table::Approvals, key: record.id.clone().into_bytes(), value });
-            let live = LiveApproval::compile(Arc::new(record)).map_err(RegisterError::Refused)?;
-            last = Some(Arc::clone(&live.record));
-            register.insert(Arc::clone(&live.id), Arc::new(live));
+            compiled.push(Arc::new(LiveApproval::compile(Arc::new(record)).map_err(RegisterError::Refused)?));
         }
+        let last = compiled.last().map(|live| Arc::clone(&live.record));
         let Some(last) = last else { return refused("nothing to change".to_owned()) };
-        self.live.store(Arc::new(register));
+        for live in compiled {
+            self.live.insert(Arc::clone(&live.id), live);
+        }
         Ok((last, self.store.write(batch)))
     }
 
