@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -53,9 +53,11 @@ impl Watch {
     /// Watches the directories of the files (a replaced file is a new inode, so the file itself will not do).
     pub fn new(files: Vec<PathBuf>, read: &Prints) -> Self {
         let (stir, stirred) = mpsc::channel(1);
-        let watcher = notify::recommended_watcher(move |_event| {
-            // Full means that a look is due already.
-            let _ = stir.try_send(());
+        let watcher = notify::recommended_watcher(move |told: notify::Result<Event>| {
+            if !told.is_ok_and(|event| is_reading(event.kind)) {
+                // Full means that a look is due already.
+                let _ = stir.try_send(());
+            }
         });
         let (files_yet, seen, watched) = (Vec::new(), Vec::new(), Vec::new());
         let mut watch = Self { files: files_yet, seen, watcher: watcher.ok(), watched, stirred, look_at: Instant::now() };
@@ -99,6 +101,12 @@ impl Watch {
             }
         }
     }
+}
+
+/// A reload reads every file, which is no reason to look at them all again.
+fn is_reading(kind: EventKind) -> bool {
+    use notify::event::{AccessKind, AccessMode};
+    matches!(kind, EventKind::Access(AccessKind::Open(_) | AccessKind::Close(AccessMode::Read)))
 }
 
 /// Where changes of a file show: its directory, those that hold a link on the way to it, and that of what it links to.
