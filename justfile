@@ -34,6 +34,10 @@ fuzz *targets:
 bench-peers *args:
     benches/peers/run.py {{ args }}
 
+# What grows with keys, cores and sites.
+bench-scale *args:
+    benches/peers/scale.py --benchmarks BENCHMARKS.md {{ args }}
+
 # Rewrites the expected messages of tests/config/bad; read the diff.
 bless:
     DOORWARD_BLESS=1 cargo test --test it config
