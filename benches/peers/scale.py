@@ -253,7 +253,8 @@ def reloads(row):
     text = table(head, [latency("without reload", row["calm"]), latency(f"{row['reloads']} reloads", row["reloading"])])
     return text + (
         f"\n`doorward reload` took {row['seconds'] * 1e3:,.0f} ms in the median, {row['longest'] * 1e3:,.0f} ms at most; "
-        f"{row['rss_mib']:,.0f} MiB resident after the last."
+        f"{row['rss_mib']:,.0f} MiB resident after the last. Reading files and keys takes a core for as long; workers and load "
+        "generator share both cores with it here, and wait for their turn."
     )
 
 
