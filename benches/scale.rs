@@ -239,7 +239,7 @@ fn certificates(count: usize) -> Measured {
     let directory = tempfile::tempdir().expect("a directory");
     let sites = sites(count, directory.path());
     let config = config(&format!("[listen]\nhttps = [\"127.0.0.1:8443\"]\n{APPLICATION}{sites}"));
-    let (state, bytes) = grown(|| TlsState::prepare(&config, None).ok().expect("loaded"));
+    let (state, bytes) = grown(|| TlsState::prepare(&config, None).expect("loaded"));
     let found = median(|random| site_name(random.below(count)), |name| state.server(Some(name)).is_ok());
     let answered = median(
         |random| hello(site_name(random.below(count))),
@@ -248,7 +248,7 @@ fn certificates(count: usize) -> Measured {
             acceptor.read_tls(&mut hello.as_slice()).expect("read");
             let accepted = acceptor.accept().ok().flatten().expect("a ClientHello");
             let choice = state.server(accepted.client_hello().server_name()).expect("a site");
-            accepted.into_connection(choice.config).ok().expect("answered")
+            accepted.into_connection(choice.config).expect("answered")
         },
     );
     measured(&[("a site's TLS by SNI", found), ("a ClientHello answered", answered)], count, bytes)
