@@ -65,7 +65,8 @@ pub async fn send(
 
 /// The client's body with its cap and its deadline for progress, trailers dropped.
 ///
-/// Fails closed: the byte that is over the cap, and what follows it, is never passed on.
+/// Fails closed: the byte that is over the cap, and what follows it, is never passed on; what its client broke off, with whatever
+/// code, is an error and never the end.
 pub fn request_body(body: impl Into<Inbound>, terms: &Terms) -> Body {
     let body = body.into();
     if body.is_end_stream() {
@@ -209,6 +210,10 @@ impl http_body::Body for ClientBody {
         let polled = Pin::new(&mut this.body).poll_frame(cx).map_err(|error| BodyError::Peer(error.to_string()));
         let frame = match ready!(this.gap.poll(polled, cx)) {
             Some(Ok(frame)) => frame,
+            None if this.body.is_cut() => {
+                this.over = true;
+                return Poll::Ready(Some(Err(BodyError::Peer("its stream was reset before its end".to_owned()))));
+            }
             end => {
                 this.over = true;
                 return Poll::Ready(end);

@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::Version;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -23,6 +24,7 @@ pub struct Inbound<B: Body + Unpin = Incoming> {
     /// `None` only in drop.
     body: Option<B>,
     unread: Unread<B>,
+    h2: bool,
 }
 
 /// An extension of a request whose head or place on its connection has two readings, and why. It is refused.
@@ -33,16 +35,22 @@ pub struct Ambiguous(pub &'static str);
 pub struct Unread<B = Incoming>(Option<Arc<Mutex<Option<B>>>>);
 
 impl<B: Body + Unpin> Inbound<B> {
-    /// The body, and what the answer must hold to its end.
-    pub fn new(body: B) -> (Self, Unread<B>) {
+    /// The body of a request of this version, and what the answer must hold to its end.
+    pub fn new(body: B, version: Version) -> (Self, Unread<B>) {
         let place = (!body.is_end_stream()).then(Arc::default);
-        (Self { body: Some(body), unread: Unread(place.clone()) }, Unread(place))
+        (Self { body: Some(body), unread: Unread(place.clone()), h2: version == Version::HTTP_2 }, Unread(place))
+    }
+
+    /// Whether the end of its frames is not the end of the body: hyper ends a stream that the client reset with NO_ERROR as if
+    /// it were whole. Fails closed: nor is it where bytes that were announced are missing.
+    pub fn is_cut(&self) -> bool {
+        self.body.as_ref().is_some_and(|body| body.size_hint().lower() > 0 || self.h2 && !body.is_end_stream())
     }
 }
 
 impl From<Incoming> for Inbound {
     fn from(body: Incoming) -> Self {
-        Self { body: Some(body), unread: Unread(None) }
+        Self { body: Some(body), unread: Unread(None), h2: false }
     }
 }
 
@@ -127,7 +135,7 @@ mod tests {
     fn toy(left: usize) -> (Inbound<Toy>, Unread<Toy>, Weak<()>) {
         let alive = Arc::new(());
         let weak = Arc::downgrade(&alive);
-        let (body, unread) = Inbound::new(Toy { left, _alive: alive });
+        let (body, unread) = Inbound::new(Toy { left, _alive: alive }, Version::HTTP_2);
         (body, unread, weak)
     }
 

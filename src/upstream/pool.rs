@@ -163,7 +163,8 @@ impl Pool {
         });
     }
 
-    /// One server: a kept connection, then, if that turns out stale before a byte was written, a fresh one.
+    /// One server: a kept connection, then, if that turns out stale before a byte was written, a fresh one. One
+    /// that takes nothing on a fresh connection has failed, though nothing was sent.
     async fn attempt(
         &self,
         guard: &mut Outstanding,
@@ -183,6 +184,10 @@ impl Pool {
             };
             match guard.exchange(lease, upstream.timeouts.response, request, sending).await {
                 Err(Attempt::Unsent(back, _)) if kept => request = back,
+                Err(Attempt::Unsent(back, why)) => {
+                    server.exchange_failed(&why);
+                    return Err(Attempt::Unsent(back, why));
+                }
                 done => return done,
             }
             stale += 1;

@@ -261,7 +261,7 @@ impl Server {
         }
     }
 
-    /// A request that was sent got no answer, or none that can be read, for a reason that is not the client's.
+    /// A request got no answer, or none that can be read, on a connection that was made, for a reason that is not the client's.
     pub fn exchange_failed(&self, cause: &str) {
         self.note(cause);
         self.failed(&self.failed_exchanges, FAILED_EXCHANGES, cause);

@@ -287,6 +287,29 @@ async fn a_server_that_refuses_connections_is_passed_over() {
 }
 
 #[tokio::test]
+async fn a_server_that_closes_whatever_it_accepts_is_ejected_though_nothing_was_sent() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let closing = listener.local_addr().unwrap();
+    std::thread::spawn(move || listener.incoming().for_each(drop));
+    // Between connecting and sending nothing moves here, until the other thread has closed.
+    let slow = tokio::spawn(async {
+        loop {
+            std::thread::sleep(Duration::from_millis(3));
+            tokio::task::yield_now().await;
+        }
+    });
+    let (pool, upstream) = (Pool::new(), plain(&[closing]));
+    let mut unsent = 0;
+    for _ in 0..5 {
+        unsent += u32::from(pool.send(&upstream, get("/")).await.err().unwrap().unsent);
+    }
+    slow.abort();
+    assert!(unsent > 0, "every close came late");
+    let status = upstream.servers[0].status(Instant::now());
+    assert!(!status.healthy && status.last_error.is_some(), "{unsent} unsent: {:?}", status.last_error);
+}
+
+#[tokio::test]
 async fn nobody_to_connect_to_is_unavailable_and_unsent() {
     let (pool, upstream) = (Pool::new(), plain(&[nobody().await, nobody().await]));
     for _ in 0..5 {

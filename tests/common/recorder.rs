@@ -112,6 +112,20 @@ impl Recorder {
         arrived
     }
 
+    /// Waits until a part of a request is there.
+    pub async fn begun(&self) -> std::io::Result<()> {
+        let begun = async {
+            loop {
+                let moved = self.moved.notified();
+                if !self.seen().partial.is_empty() {
+                    return;
+                }
+                moved.await;
+            }
+        };
+        super::within(begun).await
+    }
+
     /// What [`Self::take`] gives, but for the cut requests of other clients: their connections may end after their answers. Who
     /// they were is kept for [`Self::late`].
     pub async fn take_of(&self, client: IpAddr) -> Vec<Arrived> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::common::Door;
 use crate::common::floods::{Flooded, ask, cases, floods, play, prefaces};
-use crate::common::h2::{DATA, Ended, Framed, HEADERS, PREFACE, get, settings};
+use crate::common::h2::{DATA, END_HEADERS, Ended, Framed, HEADERS, PREFACE, RST_STREAM, block, frame, get, pseudo, settings};
 use crate::common::honest::Honest;
 use crate::common::recorder::{Arrived, Recorder};
 use crate::support::process::lines_with;
@@ -80,6 +80,27 @@ fn trap_no_http2_request_smuggles_another_or_breaks_the_rules_of_fields() {
             }
         }
         assert!(differ.is_empty(), "{} cases differ:\n{}", differ.len(), differ.join("\n"));
+    });
+}
+
+#[test]
+fn trap_an_upload_whose_stream_is_reset_is_cut_upstream_whatever_the_code() {
+    run(async {
+        let (stage, door, recorder) = recorded().await;
+        for (place, code) in (1..).zip([0_u32, 8, 2]) {
+            for length in [None, Some(&b"100"[..])] {
+                let fields = length.map(|length| ("content-length", length));
+                let fields: Vec<_> = pseudo("POST", "/f").into_iter().chain(fields).collect();
+                let mut framed = Framed::open(&door, [114, place]).await.expect("a handshake");
+                let half = [frame(HEADERS, END_HEADERS, 1, &block(&fields)), frame(DATA, 0, 1, b"half of it")].concat();
+                framed.send(&half).await.expect("sent");
+                recorder.begun().await.expect("it is on its way");
+                framed.send(&frame(RST_STREAM, 0, 1, &code.to_be_bytes())).await.expect("sent");
+                let arrived = recorder.take().await;
+                assert!(matches!(arrived[..], [Arrived::Cut(_)]), "code {code}, length {length:?}: {arrived:?}");
+            }
+        }
+        tokio::task::spawn_blocking(move || drop(stage)).await.expect("closed");
     });
 }
 

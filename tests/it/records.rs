@@ -8,7 +8,10 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::process::{House, eventually, lines_with, open_house};
-use crate::support::{ACCOUNT, Visitor, admin, browser, credentials, doorward, event, form, open, probe, rewrite, run, told};
+use crate::support::upstream::Toy;
+use crate::support::{
+    ACCOUNT, BASE, Visitor, admin, browser, credentials, doorward, event, form, open, probe, rewrite, run, told,
+};
 
 fn state(stage: &Stage) -> std::path::PathBuf {
     stage.folder.path().join("state")
@@ -111,6 +114,36 @@ fn one_record_when_the_client_leaves_before_the_answer_and_in_the_middle_of_it()
     let [upload] = of("/echo")[..] else { panic!("{all:#?}") };
     // Half a body is the client's fault, told as what it would have been answered.
     assert_eq!((upload["status"].as_u64(), upload["bytes_in"].as_u64()), (Some(400), Some(4)), "{upload}");
+}
+
+#[test]
+fn an_early_answer_that_its_client_got_whole_is_not_recorded_as_cut() {
+    // Answers as soon as a head is there, whatever of the body is still to come, and holds the connection.
+    let toy = Toy::start(|mut stream, _| async move {
+        let mut heard = Vec::new();
+        while !heard.windows(4).any(|four| four == b"\r\n\r\n") {
+            if !matches!(stream.read_buf(&mut heard).await, Ok(1..)) {
+                return;
+            }
+        }
+        let _ = stream.write_all(b"HTTP/1.1 403 No\r\nContent-Length: 2\r\n\r\nno").await;
+        while let Ok(1..) = stream.read(&mut [0; 4096]).await {}
+    });
+    let mut stage = open(&format!("{BASE}{}", toy.site()));
+    run(async {
+        let mut client = Visitor::new(&stage, [11, 7]).tls().await.expect("a connection");
+        let upload = b"POST /early HTTP/1.1\r\nHost: localhost\r\nUser-Agent: Mozilla/5.0\r\nContent-Length: 100000\r\n\r\nhalf";
+        client.write_all(upload).await.expect("writable");
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\nno") {
+            assert!(client.read_buf(&mut answer).await.expect("an answer") > 0, "it ended before its end");
+        }
+    });
+    let all = records(&mut stage, "/early", 1);
+    assert_eq!(
+        (all[0]["status"].as_u64(), all[0]["bytes_out"].as_u64(), all[0]["cut"].as_bool()),
+        (Some(403), Some(2), Some(false))
+    );
 }
 
 #[test]

@@ -129,6 +129,36 @@ fn trap_response_splitting_bytes_behind_an_answer_never_reach_anybody_else() {
 }
 
 #[test]
+fn trap_response_splitting_a_body_that_comes_late_after_head_or_304_is_nobodys_answer() {
+    const HEADS: [&[u8]; 3] = [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 58\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"HTTP/1.1 304 Not Modified\r\nETag: \"x\"\r\nContent-Length: 58\r\n\r\n",
+    ];
+    // The body that was announced comes when the connection is used again.
+    let owing = Mutex::new(Vec::new());
+    let (toy, _) = faulty(move |heard| {
+        let mut owing = owing.lock().unwrap();
+        if owing.contains(&heard.connection) {
+            return Some((b"HTTP/1.1 200 OK\r\nSet-Cookie: a=b\r\nContent-Length: 4\r\n\r\nevil".to_vec(), false));
+        }
+        let head = HEADS.get(heard.index()?)?;
+        owing.push(heard.connection);
+        Some((head.to_vec(), false))
+    });
+    let stage =
+        open(&format!("{BASE}{}", toy.site_with(BRISK, "").replace("\n[upstream.toy]", "\n[upstream.toy]\nconnections = 1")));
+    run(async {
+        for (path, method) in (0..).zip(["HEAD", "HEAD", "GET"]) {
+            let bad = Visitor::new(&stage, [1, path + 1]).send(browser(method, &format!("/{path}")), "").await.unwrap();
+            assert_eq!(bad.body.len(), 0);
+            let next = Visitor::new(&stage, [2, path + 1]).get("/good").await.unwrap();
+            assert_eq!((next.status.as_u16(), &next.body[..], next.header("set-cookie")), (200, &b"ok"[..], ""), "{path}");
+        }
+    });
+}
+
+#[test]
 fn trap_clients_that_leave_never_leave_their_answer_to_the_next() {
     // Each answer names its request; half of the clients hang up in the middle of theirs.
     let (toy, _) = faulty(|heard| {

@@ -250,7 +250,7 @@ impl Terms<'_> {
 /// A request as the gateway takes it, and what is to be kept until its answer is over.
 fn receive(request: Request<Incoming>) -> (Request<Inbound>, Unread) {
     let (head, body) = request.into_parts();
-    let (body, unread) = Inbound::new(body);
+    let (body, unread) = Inbound::new(body, head.version);
     (Request::from_parts(head, body), unread)
 }
 

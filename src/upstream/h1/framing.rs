@@ -25,7 +25,7 @@ pub(super) enum Extent {
 
 impl Framing {
     /// Of a response, `to_head` where HEAD was asked. Fails closed: two framings, two lengths and a coding other than `chunked` are
-    /// refused; where a response without a body announces one, nothing may follow it.
+    /// refused; where a response without a body announces one (a 204, a 304, any to HEAD), nothing may follow it.
     pub fn of(head: &Head, to_head: bool) -> Result<Self, Fault> {
         let Said { length, chunked, closes } = Said::by(&head.headers)?;
         if chunked && length.is_some() {
@@ -35,12 +35,13 @@ impl Framing {
             return Err(Fault::Malformed("a coding in HTTP/1.0"));
         }
         let keeps = head.version == Version::HTTP_11 && !closes;
+        // What is announced may come after all, and would be read as the next client's response.
+        let keeps_empty = keeps && !chunked && length.unwrap_or(0) == 0;
         let framing = |extent, keeps| Ok(Self { extent, keeps });
         match head.status {
             StatusCode::SWITCHING_PROTOCOLS => framing(Extent::Switched, false),
-            StatusCode::NO_CONTENT => framing(Extent::Exact(0), keeps && !chunked && length.unwrap_or(0) == 0),
-            StatusCode::NOT_MODIFIED => framing(Extent::Exact(0), keeps),
-            _ if to_head => framing(Extent::Exact(0), keeps),
+            StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED => framing(Extent::Exact(0), keeps_empty),
+            _ if to_head => framing(Extent::Exact(0), keeps_empty),
             _ if chunked => framing(Extent::Chunked, keeps),
             _ => match length {
                 Some(length) => framing(Extent::Exact(length), keeps),

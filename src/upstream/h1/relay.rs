@@ -20,6 +20,8 @@ pub struct Relayed<T, B> {
     items: mpsc::Receiver<Item<T, B>>,
     /// Comes back once its request is whole, or it has ended.
     direct: Option<Incoming<T, B>>,
+    /// Bytes still to come before that, where the response says so.
+    left: Option<u64>,
 }
 
 enum Item<T, B> {
@@ -35,8 +37,9 @@ where
 {
     pub fn new(incoming: Incoming<T, B>) -> Self {
         let (tell, items) = mpsc::channel(1);
+        let left = incoming.size_hint().exact();
         tokio::spawn(relay(incoming, tell));
-        Self { items, direct: None }
+        Self { items, direct: None, left }
     }
 
     /// As [`Incoming::reclaim`].
@@ -86,7 +89,11 @@ where
                 return Pin::new(direct).poll_frame(cx);
             }
             match ready!(self.items.poll_recv(cx)) {
-                Some(Item::Frame(frame)) => return Poll::Ready(Some(Ok(frame))),
+                Some(Item::Frame(frame)) => {
+                    let length = frame.data_ref().map_or(0, |data| data.len() as u64);
+                    self.left = self.left.map(|left| left.saturating_sub(length));
+                    return Poll::Ready(Some(Ok(frame)));
+                }
                 Some(Item::Rest(incoming)) => self.direct = Some(incoming),
                 Some(Item::Fault(fault)) => return Poll::Ready(Some(Err(fault))),
                 None => return Poll::Ready(Some(Err(Fault::Incomplete))),
@@ -94,11 +101,15 @@ where
         }
     }
 
+    /// Not where no byte is left alone: whoever stops there drops what the request still sends.
     fn is_end_stream(&self) -> bool {
         self.direct.as_ref().is_some_and(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.direct.as_ref().map(Body::size_hint).unwrap_or_default()
+        match &self.direct {
+            Some(direct) => direct.size_hint(),
+            None => self.left.map(SizeHint::with_exact).unwrap_or_default(),
+        }
     }
 }
