@@ -29,6 +29,11 @@ expect "curl, HTTP/2" "200 2" "$("${browser[@]}" --http2 -o /dev/null -w '%{http
 expect "curl, TLS 1.2" 200 "$(status "${browser[@]}" --tls-max 1.2 "$site/")"
 expect "curl, the plain port" 403 "$(status curl -sS --max-time 20 "$plain/")"
 expect "curl, a bot without approval" 403 "$(status curl -sS --cacert "$certs/server-ca.pem" "$site/orders/17")"
+expect "curl, HEAD of a refusal over HTTP/2" "403 0" \
+    "$(curl -sS --http2 -I --cacert "$certs/server-ca.pem" --max-time 20 -o /dev/null -w '%{http_code} %{exitcode}' "$site/orders/17")"
+head -c 2000000 /dev/zero >"$work/refused"
+expect "curl, a refused upload over HTTP/2" "403 0" \
+    "$(curl -sS --http2 --data-binary "@$work/refused" --cacert "$certs/server-ca.pem" --max-time 20 -o /dev/null -w '%{http_code} %{exitcode}' "$site/orders/17")"
 for kind in "good 200" "revoked 403" "expired 403" "foreign 403"; do
     read -r name code <<<"$kind"
     expect "curl, API with the $name certificate" "$code" \

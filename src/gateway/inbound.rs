@@ -11,10 +11,8 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 
-/// A rest of this many bytes is read after all.
-const DRAUGHT: usize = 64 * 1024;
-/// And for no longer than this.
-const SIP: Duration = Duration::from_millis(500);
+/// For no longer than this is a rest read after its answer.
+const WITHIN: Duration = Duration::from_secs(2);
 
 /// A request's body. Dropped before its end, what is left of it goes to its [`Unread`].
 ///
@@ -79,26 +77,26 @@ impl<B: Body + Unpin> Drop for Inbound<B> {
     }
 }
 
-impl<B: Body<Data = Bytes> + Unpin> Unread<B> {
-    /// Reads and throws away a short rest, so that a refusal comes after the request's end: some clients (curl 7.88 among them)
-    /// lose the answer of a stream that is reset while they still send, whatever the reset says. A longer or slower rest stays.
-    pub async fn drink(&self) {
-        let Some(mut body) = self.0.as_ref().and_then(|place| held(place).take()) else { return };
-        let mut left = DRAUGHT;
-        let rest = async {
-            while let Some(Ok(frame)) = body.frame().await {
-                left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
-                if left == 0 {
-                    break;
-                }
-            }
-        };
-        // What did not end in time is kept as if it had not been tried.
-        let _ = tokio::time::timeout(SIP, rest).await;
-        if let Some(place) = self.0.as_ref().filter(|_| !body.is_end_stream()) {
-            *held(place) = Some(body);
-        }
+impl<B> Unread<B> {
+    /// What is left by now, for [`drink`]; `None`: nothing, or it is still being read.
+    pub fn take(&self) -> Option<B> {
+        self.0.as_ref().and_then(|place| held(place).take())
     }
+}
+
+/// Reads and throws away what still comes after an answer was sent, while `goes_on` of what came, and for a moment only: some
+/// clients (curl 7.88 among them) lose the answer of a stream that is reset while they still send, whatever the reset says.
+/// What is longer or slower is reset.
+pub async fn drink<B: Body<Data = Bytes> + Unpin>(mut body: B, goes_on: impl Fn(usize) -> bool) {
+    let rest = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            if !goes_on(frame.data_ref().map_or(0, Bytes::len)) {
+                break;
+            }
+        }
+    };
+    // What did not end in time is dropped as it is.
+    let _ = tokio::time::timeout(WITHIN, rest).await;
 }
 
 fn held<B>(place: &Mutex<Option<B>>) -> MutexGuard<'_, Option<B>> {
@@ -123,7 +121,10 @@ mod tests {
         type Error = Infallible;
 
         fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-            self.left = self.left.saturating_sub(1);
+            if self.left == 0 {
+                return Poll::Ready(None);
+            }
+            self.left -= 1;
             Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"x")))))
         }
 
@@ -154,15 +155,27 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_short_rest_is_read_before_the_answer_and_a_long_one_is_kept() {
-        let (body, unread, alive) = toy(3);
-        drop(body);
-        unread.drink().await;
-        assert!(alive.upgrade().is_none(), "three bytes are drunk");
-        let (body, unread, alive) = toy(DRAUGHT + 2);
-        drop(body);
-        unread.drink().await;
-        assert!(alive.upgrade().is_some(), "the rest is kept for the reset");
+    async fn a_rest_is_read_while_it_may_be() {
+        for (most, reads) in [(usize::MAX, 3), (2, 2)] {
+            let (body, unread, alive) = toy(3);
+            drop(body);
+            let drunk = std::cell::Cell::new(0);
+            let goes_on = |length| {
+                drunk.set(drunk.get() + length);
+                drunk.get() < most
+            };
+            drink(unread.take().unwrap(), goes_on).await;
+            assert_eq!((drunk.get(), alive.upgrade().is_none()), (reads, true));
+            assert!(unread.take().is_none());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rest_that_does_not_come_is_given_up() {
+        let started = tokio::time::Instant::now();
+        let never = http_body_util::StreamBody::new(futures_util::stream::pending::<Result<Frame<Bytes>, Infallible>>());
+        drink(never, |_| true).await;
+        assert_eq!(started.elapsed(), WITHIN);
     }
 
     #[test]

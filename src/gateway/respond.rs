@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Request, Response, Version};
+use http::{Method, Request, Response, Version};
 use http_body_util::{BodyExt, Full};
 
 use crate::policy::{Denial, PolicyDocument, Reason};
@@ -37,7 +37,7 @@ static ALWAYS: [(HeaderName, HeaderValue); 4] = [
 static HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
 static PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json; charset=utf-8");
 /// Headers of a refusal, at most.
-const MOST_HEADERS: usize = 11;
+const MOST_HEADERS: usize = 12;
 
 /// What the answer to a refused request depends on, kept while the request is on its way.
 #[derive(Clone, Debug, Default)]
@@ -45,6 +45,7 @@ pub struct Asked {
     /// The first line of `Accept`.
     accept: Option<HeaderValue>,
     version: Version,
+    head: bool,
     unread_body: bool,
 }
 
@@ -54,6 +55,7 @@ impl Asked {
         Self {
             accept: request.headers().get(header::ACCEPT).cloned(),
             version: request.version(),
+            head: request.method() == Method::HEAD,
             unread_body: !request.body().is_end_stream(),
         }
     }
@@ -64,7 +66,7 @@ impl Asked {
 /// Sets `Retry-After`, `RateLimit`, `RateLimit-Policy`, `Cache-Control: no-store`, `Doorward-Decision` and what keeps a
 /// browser from reading more into the page. Nothing that the stranger sent is ever echoed, and the private cause never leaves.
 /// On HTTP/1 the connection is closed after a 421, so that the client does not try again here, and wherever a body is left
-/// unread, so that its bytes are never taken for the next request; HTTP/2 resets the one stream.
+/// unread, so that its bytes are never taken for the next request; HTTP/2 resets the one stream. HEAD gets the length alone.
 pub fn denial(denial: &Denial, decision: HeaderValue, asked: &Asked, policy: &PolicyDocument) -> Response<Body> {
     let id = decision.to_str().unwrap_or_default();
     let wait = retry_after(denial);
@@ -87,7 +89,13 @@ pub fn denial(denial: &Denial, decision: HeaderValue, asked: &Asked, policy: &Po
     if asked.version < Version::HTTP_2 && (asked.unread_body || denial.reason == Reason::Misdirected) {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    let mut response = Response::new(Full::new(Bytes::from(text)).map_err(|never| match never {}).boxed_unsync());
+    let mut text = Bytes::from(text);
+    if asked.head {
+        // hyper leaves the body of an answer to HEAD out over HTTP/1, and sends it over HTTP/2.
+        headers.insert(header::CONTENT_LENGTH, ascii(itoa::Buffer::new().format(text.len())));
+        text.clear();
+    }
+    let mut response = Response::new(Full::new(text).map_err(|never| match never {}).boxed_unsync());
     *response.status_mut() = denial.reason.status();
     *response.headers_mut() = headers;
     response

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use http::request::Builder;
+use http_body_util::BodyExt;
 use jiff::{ToSpan, tz::TimeZone};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -222,11 +223,53 @@ fn a_refused_head_has_the_fields_and_no_body_and_the_connection_goes_on() {
         assert_eq!(line.send(browser("GET", "/echo"), "").await.unwrap().status, 200);
         let mut h2 = crate::support::upstream::h2_line(&stage, [1, 2]).await;
         let refused = h2.send_request(
-            crate::support::upstream::h2_request("GET", "/nowhere").body(crate::support::upstream::full("")).unwrap(),
+            crate::support::upstream::h2_request("HEAD", "/nowhere").body(crate::support::upstream::full("")).unwrap(),
         );
         let refused = refused.await.unwrap();
         assert_eq!(refused.status(), 404);
+        assert_ne!(refused.headers().get("content-length").unwrap(), "0", "the length that a GET would get");
         assert!(!refused.headers().contains_key("connection"), "no hop-by-hop field over HTTP/2");
+        // h2 takes any byte of a body here for a broken stream.
+        assert_eq!(refused.into_body().collect().await.unwrap().to_bytes().len(), 0);
+    });
+}
+
+#[test]
+fn a_refusal_over_http2_does_not_wait_for_a_long_upload_and_lets_it_end() {
+    const PIECES: usize = 128;
+    let stage = open(&format!("{BASE}{}", crate::support::OPEN_SITE.replace("path = \"/\"", "path = \"/echo\"")));
+    run(async {
+        let mut line = crate::support::upstream::h2_line(&stage, [1, 3]).await;
+        let (go, gone) = tokio::sync::oneshot::channel::<()>();
+        let (end, ended) = tokio::sync::oneshot::channel();
+        let mut state = (0, Some(gone), Some(end));
+        // Its second half waits for the answer.
+        let body = futures_util::stream::poll_fn(move |cx| {
+            let (sent, gone, end) = &mut state;
+            if *sent == PIECES / 2
+                && let Some(wait) = gone
+            {
+                std::task::ready!(std::pin::Pin::new(wait).poll(cx)).unwrap();
+                *gone = None;
+            }
+            if *sent == PIECES {
+                if let Some(end) = end.take() {
+                    let _ = end.send(());
+                }
+                return std::task::Poll::Ready(None);
+            }
+            *sent += 1;
+            let piece = http_body::Frame::data(bytes::Bytes::from_static(&[b'x'; 16 * 1024]));
+            std::task::Poll::Ready(Some(Ok(piece)))
+        });
+        let request = crate::support::upstream::h2_request("POST", "/nowhere")
+            .body(http_body_util::StreamBody::new(body).boxed_unsync())
+            .unwrap();
+        let refused = line.send_request(request).await.unwrap();
+        assert_eq!(refused.status(), 404);
+        assert_ne!(refused.into_body().collect().await.unwrap().to_bytes().len(), 0, "the whole answer before the request's end");
+        go.send(()).expect("the upload goes on");
+        tokio::time::timeout(std::time::Duration::from_secs(2), ended).await.expect("in time").expect("the upload is not reset");
     });
 }
 

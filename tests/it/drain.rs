@@ -92,6 +92,25 @@ fn trap_graceful_shutdown_hangs_on_an_unresponsive_peer_the_deadline_cuts_it_and
 }
 
 #[test]
+fn who_was_accepted_but_not_introduced_when_it_stopped_has_its_time() {
+    let text = open_house().replace("drain = \"2s\"", "drain = \"10s\"\nproxy_header = \"10s\"");
+    let house = House::new(&text.replace("[deadlines]", "proxy_protocol = [\"127.0.7.0/24\"]\n[deadlines]"));
+    let mut gateway = house.start();
+    run(async {
+        let mut stream = gateway.visitor([7, 1]).tcp(gateway.https).await.expect("a connection");
+        gateway.signal("TERM");
+        while tokio::net::TcpStream::connect(gateway.https).await.is_ok() {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        stream.write_all(b"PROXY TCP4 203.0.113.7 10.0.0.1 52953 443\r\n\x16\x03\x01").await.expect("it is open");
+        let closed = tokio::time::timeout(std::time::Duration::from_millis(500), stream.read(&mut [0; 16])).await;
+        assert!(closed.is_err(), "it has the time of a handshake: {closed:?}");
+    });
+    assert_eq!(gateway.ended().code(), Some(0));
+}
+
+#[test]
 fn a_second_signal_ends_it_at_once() {
     let house = house("10m");
     let mut gateway = house.start();

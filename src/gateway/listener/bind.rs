@@ -21,7 +21,7 @@ pub enum ListenerKind {
 }
 
 /// Connections that the kernel may hold for a worker that is busy.
-const BACKLOG: i32 = 4096;
+pub(super) const BACKLOG: i32 = 4096;
 
 /// Binds with SO_REUSEPORT, backlog 4096, V6ONLY off; `[::]` falls back to `0.0.0.0` on a host without IPv6. Port 0 works:
 /// all workers get the same port, and `Sockets::address` tells which.

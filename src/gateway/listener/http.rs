@@ -18,6 +18,7 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::runtime::Handle;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -25,7 +26,7 @@ use crate::config::{Caps, Deadlines};
 use crate::upstream::{Body, BodyError};
 
 use super::super::Dropped;
-use super::super::inbound::{Ambiguous, Inbound, Unread};
+use super::super::inbound::{Ambiguous, Inbound, Unread, drink};
 use super::drive::{End, Patience, Protocol, Wish, drive};
 use super::frames::{Frames, Refused};
 use super::gather::Gathered;
@@ -54,6 +55,8 @@ const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// connection is ended.
 const MAX_RESETS: usize = 20;
 const MAX_FAULTS: usize = 128;
+/// Of uploads whose answers are over, in all the life of an HTTP/2 connection: read on, so that the answers are seen.
+const MOST_THROWN_AWAY: usize = 16 * 1024 * 1024;
 /// How often a connection is asked whether anybody is still there, and how long for.
 const PING_EVERY: Duration = Duration::from_secs(30);
 const PING_WITHIN: Duration = Duration::from_secs(20);
@@ -261,12 +264,9 @@ fn answer(
     h2: bool,
     response: impl Future<Output = Result<Response<Body>, Dropped>>,
 ) -> impl Future<Output = Result<Response<Answer>, Dropped>> {
-    response.and_then(move |response| async move {
-        if h2 {
-            unread.drink().await;
-        }
+    response.map_ok(move |response| {
         let pace = PACE.try_with(Arc::clone).ok();
-        Ok(response.map(|body| Answer { body, pace, _unread: unread, _in_flight: in_flight }))
+        response.map(|body| Answer { body, pace, h2, over: false, unread, in_flight })
     })
 }
 
@@ -274,8 +274,11 @@ fn answer(
 pub(super) struct Answer {
     body: Body,
     pace: Option<Arc<Pace>>,
-    _unread: Unread,
-    _in_flight: InFlight,
+    h2: bool,
+    /// It was handed out to its end.
+    over: bool,
+    unread: Unread,
+    in_flight: InFlight,
 }
 
 /// Whether an HTTP/2 stream waits for its client: it does from a frame handed out until the next one is asked for.
@@ -303,6 +306,7 @@ impl http_body::Body for Answer {
                 pace.frames.fetch_add(1, Ordering::Relaxed);
             }
         }
+        self.over |= matches!(poll, Poll::Ready(None));
         poll
     }
 
@@ -312,6 +316,22 @@ impl http_body::Body for Answer {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+impl Drop for Answer {
+    /// Over HTTP/2 the end of the answer does not wait for the end of the request, and whoever still sends is heard out within
+    /// bounds, so that it is the answer that it sees. Only then is the stream reset.
+    fn drop(&mut self) {
+        if self.h2
+            && (self.over || self.body.is_end_stream())
+            && let Some(rest) = self.unread.take()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            // It ends with its connection, whose streams all fail then.
+            let watch = self.in_flight.watch();
+            runtime.spawn(async move { drink(rest, |read| watch.throw_away(read) < MOST_THROWN_AWAY).await });
+        }
     }
 }
 

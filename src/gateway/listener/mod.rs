@@ -30,6 +30,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::events::{ConnectionCause, DecisionId, Event, RequestRecord};
 use crate::net::ClientAddr;
@@ -148,10 +149,14 @@ impl Door {
                 }
             }
         }
-        // What the kernel already accepted for this socket would be reset with it.
-        while let Ok((stream, peer)) = listener.get_ref().accept() {
-            // Whose socket cannot be served is reset all the same.
-            let _ = self.greet(stream, peer.ip().to_canonical());
+        // What the kernel already accepted for this socket would be reset with it. Bounded, since more come as these go.
+        for _ in 0..bind::BACKLOG {
+            match listener.get_ref().accept() {
+                // Whose socket cannot be served is reset all the same.
+                Ok((stream, peer)) => drop(self.greet(stream, peer.ip().to_canonical())),
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(_) => break,
+            }
         }
     }
 
@@ -178,9 +183,9 @@ impl Door {
             }
         };
         let stream = TcpStream::from_std(stream.into())?;
-        let door = Arc::clone(self);
+        let (door, open) = (Arc::clone(self), self.open.token());
         tokio::spawn(async move {
-            let mut served = pin!(door.receive(stream, peer, slot, guest, &watch));
+            let mut served = pin!(door.receive(stream, peer, slot, guest, &watch, open));
             loop {
                 tokio::select! {
                     biased;
@@ -243,8 +248,16 @@ impl Door {
         true
     }
 
-    /// One connection, from its first byte to its last.
-    async fn receive(&self, mut stream: TcpStream, peer: IpAddr, slot: Slot, guest: Guest, watch: &Arc<Watch>) {
+    /// One connection, from its first byte to its last. `open` was taken before its task began, for a drain to wait for it.
+    async fn receive(
+        &self,
+        mut stream: TcpStream,
+        peer: IpAddr,
+        slot: Slot,
+        guest: Guest,
+        watch: &Arc<Watch>,
+        open: TaskTrackerToken,
+    ) {
         let (client, client_slot, ahead) = match guest {
             Guest::Direct(client, client_slot) => (client, client_slot, Bytes::new()),
             Guest::Proxied => match Box::pin(self.introduce(&mut stream, peer)).await {
@@ -257,7 +270,7 @@ impl Door {
         if limited && !self.wait_turn(client).await {
             return self.turn_away(SockRef::from(&stream), peer, Some(client.ip), ConnectionCause::TooManyHandshakes);
         }
-        let held = Held { _slot: slot, _client: client_slot, _open: self.open.token() };
+        let held = Held { _slot: slot, _client: client_slot, _open: open };
         let wire = Wire::new(stream, ahead, Arc::clone(watch), Some(held)).resetting();
         let (version, end) = match self.kind {
             // Boxed: an idle connection's task would else be as large as the largest of these, for as long as it lives.

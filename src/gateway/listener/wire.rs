@@ -69,6 +69,8 @@ pub(super) struct Watch {
     owes: AtomicBool,
     /// Streams cut because their client took nothing of them.
     stalls: AtomicUsize,
+    /// Bytes of requests that were read after their answers.
+    thrown_away: AtomicUsize,
     /// The head from which on requests are ambiguous, and why.
     doubt: OnceLock<(usize, &'static str)>,
     /// Why the connection is to be ended.
@@ -124,6 +126,7 @@ impl Default for Watch {
             written: AtomicUsize::new(0),
             owes: AtomicBool::new(false),
             stalls: AtomicUsize::new(0),
+            thrown_away: AtomicUsize::new(0),
             doubt: OnceLock::new(),
             condemned: OnceLock::new(),
             given_up: AtomicBool::new(false),
@@ -214,6 +217,11 @@ impl Watch {
         self.stalls.load(Ordering::Relaxed)
     }
 
+    /// Counts what was read for nothing; returns all of it so far.
+    pub(super) fn throw_away(&self, bytes: usize) -> usize {
+        self.thrown_away.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes)
+    }
+
     /// From this head on, counted from one, no request is to be trusted.
     pub(super) fn doubt(&self, head: usize, cause: &'static str) {
         // The first doubt covers all that follow.
@@ -244,6 +252,12 @@ impl Watch {
         }
         self.blocked.store(result.is_pending(), Ordering::Relaxed);
         result
+    }
+}
+
+impl InFlight {
+    pub(super) fn watch(&self) -> Arc<Watch> {
+        Arc::clone(&self.0)
     }
 }
 
