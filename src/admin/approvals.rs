@@ -50,7 +50,7 @@ pub(super) async fn sign(admin: &Admin, id: &str, change: Change) -> Handled {
 pub(super) async fn activate(admin: &Admin, id: &str, change: Change) -> Handled {
     let (approval, token, durable) = admin.approvals.activate(id, change.by.clone(), admin.clock.now())?;
     told(admin, &approval, "activated", change.by, None, durable).await?;
-    json(&Activated { id: approval.id.clone(), token })
+    json(&Activated { id: approval.id.clone(), token, replaced: approval.serial > 1 })
 }
 
 pub(super) async fn renew(admin: &Admin, id: &str, change: Change) -> Handled {

@@ -178,7 +178,11 @@ fn an_approval_is_requested_signed_activated_and_revoked() {
     std::fs::write(&key, ALICE_KEY).unwrap();
     assert!(sign::sign(&gateway(&door), &id, "mallory", &key).is_err(), "no such signer");
     sign::sign(&gateway(&door), &id, "alice", &key).unwrap();
-    let token = activate().unwrap().token;
+    let first = activate().unwrap();
+    assert!(!first.replaced);
+    let second = activate().unwrap();
+    assert!(second.replaced, "the operator is told that the first is void");
+    let token = second.token;
     assert!(token.starts_with("v4.public."), "{token}");
     assert!(door.admin.approvals.present(token.as_bytes()).is_ok());
 
