@@ -83,6 +83,7 @@ fn trap_reload_into_a_half_loaded_state_a_bad_file_is_refused_with_every_error_a
     run(async {
         let line = event(&mut stage, &["config.refused", "nowhere", "unknown"]).await;
         assert!(line.contains("\"generation\":1"), "{line}");
+        assert!(line.contains("doorward.toml:"), "each error has its place: {line}");
         assert_eq!(Visitor::new(&stage, [9, 1]).get("/public").await.expect("an answer").status, 200);
     });
     assert_eq!(generation(&stage), 1);
