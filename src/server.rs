@@ -279,7 +279,8 @@ impl Roof {
         let outcome = self.reload().await;
         if self.process {
             match outcome {
-                Ok(TakenOver { warnings, .. }) => warnings.iter().for_each(|warning| anstream::eprintln!("{warning}")),
+                Ok(TakenOver { warnings, .. }) if warnings.is_empty() => {}
+                Ok(TakenOver { warnings, .. }) => anstream::eprintln!("{}", warnings.join("\n\n")),
                 Err(errors) => anstream::eprintln!("{errors}doorward: the old configuration lives on"),
             }
         }
