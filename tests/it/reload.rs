@@ -365,6 +365,7 @@ fn what_needs_a_restart_is_refused_and_named() {
         assert_eq!(refused.status.code(), Some(78), "{key}: {said}");
         assert!(said.contains(&format!("`{key}`")) && said.contains("restart"), "{key}: {said}");
         assert!(said.contains("doorward.toml:") && said.contains('^'), "{key} has a place: {said}");
+        assert_eq!(said.matches("cannot change while").count(), 1, "{key}: what follows from it is not told: {said}");
         assert!(!stage.folder.path().join("state2").exists(), "nothing was made for it");
     }
     std::fs::write(&stage.config, good).expect("writable");
