@@ -98,6 +98,7 @@ fn explain_names_the_rule_that_decides_and_spends_nothing() {
     let before = explain(&door, asked.clone());
     assert!(before.passes);
     assert_eq!(before.decides.as_deref(), Some("per-client"));
+    assert!(before.verdict.starts_with("no limit refuses it"), "{}", before.verdict);
     assert_eq!(before.limits.iter().map(|limit| limit.remaining).collect::<Vec<_>>(), [2]);
     assert_eq!(explain(&door, asked).limits.first().unwrap().remaining, 2, "asking spends nothing");
     assert!(gateway(&door).get::<Vec<LimitView>>("/limits").unwrap().is_empty());
