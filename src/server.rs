@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Admin, Control, TakenOver};
 use crate::clock::{Clock, Now};
-use crate::config::{Config, Diagnostics, Severity};
+use crate::config::{Config, Diagnostics};
 use crate::events::{Event, Events};
 use crate::gateway::listener::{ListenerKind, Slots, Sockets};
 use crate::gateway::{Gateway, Snapshot, State};
@@ -279,7 +279,8 @@ impl Roof {
         let outcome = self.reload().await;
         if self.process {
             match outcome {
-                Ok(TakenOver { warnings, .. }) => warnings.iter().for_each(|warning| anstream::eprintln!("{warning}")),
+                Ok(TakenOver { warnings, .. }) if warnings.is_empty() => {}
+                Ok(TakenOver { warnings, .. }) => anstream::eprintln!("{}", warnings.join("\n\n")),
                 Err(errors) => anstream::eprintln!("{errors}doorward: the old configuration lives on"),
             }
         }
@@ -305,9 +306,7 @@ impl Roof {
             }
             Err(found) => {
                 let generation = self.generation.load(Ordering::SeqCst);
-                let errors: Vec<String> =
-                    found.list.iter().filter(|one| one.severity == Severity::Error).map(|one| one.message.clone()).collect();
-                self.gateway.events.emit(Event::ReloadFailed { generation, errors });
+                self.gateway.events.emit(Event::ReloadFailed { generation, errors: found.errors() });
                 Err(found.render(false))
             }
         }

@@ -29,7 +29,7 @@ pub const ENDPOINTS: &[(&str, &str, &str)] = &[
     ("GET", "/approvals/ID", "one record"),
     ("GET", "/approvals/ID/payload", "the record and the bytes that its signers sign"),
     ("POST", "/approvals/ID/sign", "add a signature: {signer, signature}"),
-    ("POST", "/approvals/ID/activate", "make it active; answers with the token, once"),
+    ("POST", "/approvals/ID/activate", "make it active; answers with a token, once, and voids the one before"),
     ("POST", "/approvals/ID/renew", "request the same terms anew: {until}"),
     ("POST", "/approvals/ID/suspend", "stop it for now: {reason?}"),
     ("POST", "/approvals/ID/revoke", "end it for good: {reason?}"),
@@ -161,6 +161,9 @@ pub struct SignApproval {
 pub struct Activated {
     pub id: String,
     pub token: String,
+    /// Whether a token was given before: that one is void now.
+    #[serde(default)]
+    pub replaced: bool,
 }
 
 /// `POST /approvals/ID/renew`.

@@ -12,7 +12,7 @@ use super::router::{Change, Handled, Refusal, json, said};
 use super::{Admin, times};
 use crate::config::Config;
 use crate::events::Event;
-use crate::policy::approval::{Approval, Terms};
+use crate::policy::approval::{Approval, Binding, Terms};
 use crate::policy::limit::Quota;
 use crate::policy::route::{HostPattern, canonical_host};
 use crate::state::approvals::RegisterError;
@@ -50,7 +50,7 @@ pub(super) async fn sign(admin: &Admin, id: &str, change: Change) -> Handled {
 pub(super) async fn activate(admin: &Admin, id: &str, change: Change) -> Handled {
     let (approval, token, durable) = admin.approvals.activate(id, change.by.clone(), admin.clock.now())?;
     told(admin, &approval, "activated", change.by, None, durable).await?;
-    json(&Activated { id: approval.id.clone(), token })
+    json(&Activated { id: approval.id.clone(), token, replaced: approval.serial > 1 })
 }
 
 pub(super) async fn renew(admin: &Admin, id: &str, change: Change) -> Handled {
@@ -122,6 +122,11 @@ fn terms(asked: RequestApproval, config: &Config, now: Timestamp) -> Result<Term
         asked.rate.as_deref().and_then(|text| Quota::parse(text).map_err(|fault| faults.push(format!("rate: {fault}"))).ok());
     let sites: Vec<String> =
         asked.sites.iter().filter_map(|site| known_host(site, config).map_err(|fault| faults.push(fault)).ok()).collect();
+    if let Some(Binding::Identity(name)) = &asked.binding
+        && let Err(fault) = bound_to_known(name, config)
+    {
+        faults.push(fault);
+    }
     let terms = Terms {
         kind: asked.kind,
         name: asked.name,
@@ -151,6 +156,28 @@ fn terms(asked: RequestApproval, config: &Config, now: Timestamp) -> Result<Term
 fn end(text: &str, hours: Option<&str>, now: Timestamp) -> Result<Timestamp, Refusal> {
     let until = times::until(text, hours).map_err(Refusal::bad)?;
     if until > now { Ok(until) } else { Err(Refusal::bad(format!("until: {text} is over"))) }
+}
+
+/// Fails closed: what stands before the first colon is a set, save where the whole is a URI of any set.
+fn bound_to_known(name: &str, config: &Config) -> Result<(), String> {
+    match name.split_once(':') {
+        Some((scheme, rest)) if rest.starts_with("//") || scheme == "urn" => Ok(()),
+        Some((set, _)) => known_set(set, config),
+        None => Ok(()),
+    }
+}
+
+/// Whether the config has a CA set of this name; the error names those that it has.
+pub(super) fn known_set(set: &str, config: &Config) -> Result<(), String> {
+    let known: Vec<String> = config.client_cas.iter().map(|known| known.name.to_string()).collect();
+    if known.iter().any(|name| name == set) {
+        return Ok(());
+    }
+    Err(match nearest(set, &known) {
+        Some(meant) => format!("identity: there is no set {set}; did you mean {meant}?"),
+        None if known.is_empty() => format!("identity: there is no set {set}; the config has no `client_ca`"),
+        None => format!("identity: there is no set {set}; there are {}", known.join(", ")),
+    })
 }
 
 /// The canonical host, where a site of the config covers it.

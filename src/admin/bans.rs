@@ -11,6 +11,9 @@ use crate::policy::ban::BanKey;
 
 /// Who made the bans that the config's `always` list makes.
 const BY_CONFIG: &str = "config";
+/// The widest nets that a command may ban: of each family, the most that one registry hands out at a time.
+const SHORTEST_IPV4: u8 = 8;
+const SHORTEST_IPV6: u8 = 16;
 
 pub(super) fn list(admin: &Admin) -> Handled {
     let bans: Vec<BanView> = admin.bans.list(admin.clock.now()).into_iter().map(BanView::from).collect();
@@ -28,9 +31,12 @@ pub(super) async fn add(admin: &Admin, change: Change) -> Handled {
     let asked: AddBan = change.parse()?;
     let config = admin.control.config();
     let key = parse_key(&asked.key, &config)?;
+    refuse_unknown(&key, &config)?;
+    refuse_too_wide(&key)?;
     refuse_our_own(&key, &config)?;
-    let length = asked.length.as_deref().map(times::length).transpose().map_err(Refusal::bad)?;
-    let added = admin.bans.add(key, length, said(asked.reason), change.by, admin.clock.now());
+    let now = admin.clock.now();
+    let length = asked.length.as_deref().map(|text| times::ban_length(text, now.wall)).transpose().map_err(Refusal::bad)?;
+    let added = admin.bans.add(key, length, said(asked.reason), change.by, now);
     let (ban, durable) = added.map_err(|why| Refusal::new(StatusCode::CONFLICT, why))?;
     let written = durable.await;
     admin.events.emit(Event::BanMade { ban: ban.clone(), durable: written.is_ok() });
@@ -69,6 +75,28 @@ pub(super) async fn lift(admin: &Admin, change: Change) -> Handled {
 fn parse_key(text: &str, config: &Config) -> Result<BanKey, Refusal> {
     BanKey::parse(text.trim(), config.ipv6_prefix)
         .map_err(|why| Refusal::bad(why).help("a key is ADDRESS, PREFIX, account:NAME or identity:SET:NAME"))
+}
+
+/// A ban of a set that does not exist would hold nobody.
+fn refuse_unknown(key: &BanKey, config: &Config) -> Result<(), Refusal> {
+    match key {
+        BanKey::Identity(key) => {
+            let set = key.split_once(':').map_or(&**key, |(set, _)| set);
+            super::approvals::known_set(set, config).map_err(Refusal::bad)
+        }
+        BanKey::Net(_) | BanKey::Account(_) => Ok(()),
+    }
+}
+
+/// A slip in a prefix must not lock out a part of the world.
+fn refuse_too_wide(key: &BanKey) -> Result<(), Refusal> {
+    let BanKey::Net(net) = key else { return Ok(()) };
+    let (family, shortest) = if net.addr().is_ipv4() { ("IPv4", SHORTEST_IPV4) } else { ("IPv6", SHORTEST_IPV6) };
+    if net.prefix_len() >= shortest {
+        return Ok(());
+    }
+    Err(Refusal::bad(format!("{key} is not banned: it is too wide, the shortest prefix of {family} is /{shortest}"))
+        .help("ban several narrower prefixes, or set `bans.always`"))
 }
 
 /// Banning a trusted proxy or a PROXY source would lock out everybody behind it.

@@ -192,9 +192,9 @@ impl<'a> Question<'a> {
             Some(limit) => (
                 true,
                 Some(limit.limit.clone()),
-                format!("passes: {} decides, {} of {} left", limit.limit, limit.remaining, limit.burst),
+                format!("no limit refuses it: {} is nearest, {} of {} left", limit.limit, limit.remaining, limit.burst),
             ),
-            None => (true, None, "passes: no limit applies".to_owned()),
+            None => (true, None, "no limit refuses it: none applies".to_owned()),
         }
     }
 }

@@ -6,6 +6,8 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp, ToSpan};
 
+use crate::state::bans;
+
 /// `"90s"`, `"15m"`, `"2h"`, `"7d"`, `"1h 30m"`; longer than nothing. A day is 24 hours.
 pub fn length(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is not a length of time: write it as \"90s\", \"15m\", \"2h\" or \"7d\"");
@@ -15,6 +17,16 @@ pub fn length(text: &str) -> Result<Duration, String> {
         Ok(length) if !length.is_zero() => Ok(length),
         _ => Err(format!("{text:?} is not a length of time: it must be longer than nothing")),
     }
+}
+
+/// The length of a ban from now on. One that ends later than a ban's end can be kept is refused: it would be for good.
+pub fn ban_length(text: &str, now: Timestamp) -> Result<Duration, String> {
+    let (length, longest) = (length(text)?, bans::longest(now));
+    if length <= longest {
+        return Ok(length);
+    }
+    let days = longest.as_secs() / 86_400;
+    Err(format!("{text:?} is too long: the longest that fits is {days}d; leave the length out for a ban until it is lifted"))
 }
 
 /// The exclusive end that `--until` means. A date includes that day, in UTC and in the zone of `hours` where they have one;
@@ -111,6 +123,15 @@ mod tests {
         for text in ["", "2", "h", "-2h", "0s", "1 month", "two hours", "2h ago"] {
             assert!(length(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_ban_that_would_silently_be_for_good_is_refused_with_the_longest_that_fits() {
+        let now = at("2026-11-21T12:00:00Z");
+        let told = ban_length("99999d", now).unwrap_err();
+        assert!(told.contains("28931d"), "{told}");
+        assert_eq!(ban_length("28931d", now), Ok(Duration::from_secs(28_931 * 86_400)));
+        assert!(ban_length("28932d", now).is_err());
     }
 
     #[test]

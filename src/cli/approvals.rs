@@ -49,7 +49,7 @@ pub(super) enum Command {
         #[arg(long, value_name = "FILE")]
         key: PathBuf,
     },
-    /// Make it active; prints the token and nothing else, once
+    /// Make it active; prints the token and nothing else, once; the token given before is void
     Activate {
         /// The approval's id
         id: String,
@@ -141,6 +141,9 @@ pub(super) fn execute(command: Command, gateway: &Gateway) -> Outcome {
         Command::Sign { id, signer, key } => sign::sign(gateway, &id, &signer, &key)?,
         Command::Activate { id } => {
             let activated: Activated = gateway.post(&format!("/approvals/{}/activate", segment(&id)), &json!({}))?;
+            if activated.replaced {
+                output::message(&format!("{}: the token given before is void", output::printable(&activated.id)));
+            }
             output::data(&activated.token)?;
         }
         Command::Renew { id, until } => {

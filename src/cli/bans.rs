@@ -6,6 +6,7 @@ use super::client::Gateway;
 use super::{Outcome, output};
 use crate::admin::api::{AddBan, BanView, LiftBan};
 use crate::admin::times;
+use crate::clock::Clock;
 
 pub(super) const EXAMPLES: &str = "Examples:
   doorward bans list
@@ -117,7 +118,7 @@ fn printable_key(ban: &BanView) -> String {
 }
 
 fn length(text: &str) -> Result<String, String> {
-    times::length(text).map(|_| text.to_owned())
+    times::ban_length(text, Clock::system().now().wall).map(|_| text.to_owned())
 }
 
 #[cfg(test)]
@@ -139,6 +140,12 @@ mod tests {
         for part in ["203.0.113.7", "abuse \\u{1b}[31m", "2026-01-02T03:04:05Z", "until lifted", "uid:alice"] {
             assert!(text.contains(part), "{part} in {text}");
         }
+    }
+
+    #[test]
+    fn a_length_that_has_no_end_is_a_usage_error() {
+        assert!(length("99999d").is_err_and(|told| told.contains("longest that fits")));
+        assert_eq!(length("7d"), Ok("7d".to_owned()));
     }
 
     #[test]

@@ -150,13 +150,13 @@ mod tests {
             route: Some("portal.example.com/".into()),
             decides: Some("per-client".into()),
             passes: true,
-            verdict: "passes: per-client decides, 3 of 40 left".into(),
+            verdict: "no limit refuses it: per-client is nearest, 3 of 40 left".into(),
             bans: vec![BanHeld { of: "client".into(), until: None, holds: false }],
             guesses: GuessesLeft { failed: 2, reserved: 1, limit: 5, left: 2 },
             limits: vec![limit("per-identity", 9), limit("per-client", 3)],
         };
         let text = sentences(&explained);
-        assert!(text.starts_with("passes: per-client decides"), "{text}");
+        assert!(text.starts_with("no limit refuses it: per-client"), "{text}");
         assert!(text.contains("guesses  2 of 5 left (2 failed, 1 under way or faulted)"), "{text}");
         assert!(text.contains("does not hold this request"), "{text}");
         assert!(text.find("per-identity").unwrap() < text.rfind("per-client").unwrap(), "{text}");

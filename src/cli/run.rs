@@ -47,7 +47,9 @@ pub(super) fn check(path: &Path, args: &CheckArgs) -> Outcome {
 
 pub(super) fn reload(gateway: &Gateway) -> Outcome {
     let reloaded: Reloaded = gateway.post("/reload", &json!({}))?;
-    reloaded.warnings.iter().for_each(|warning| output::message(&printable_lines(warning)));
+    if !reloaded.warnings.is_empty() {
+        output::message(&printable_lines(&reloaded.warnings.join("\n\n")));
+    }
     output::data(&format!("generation {}", reloaded.generation))?;
     output::message(&format!("{} is live", output::printable(&reloaded.path)));
     Ok(ExitCode::SUCCESS)

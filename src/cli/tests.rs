@@ -10,7 +10,7 @@ use crate::admin::api::{
     Activated, AddBan, ApprovalPayload, BanView, ExplainLimits, Explained, LiftBan, Reloaded, RequestApproval,
 };
 use crate::admin::testing::{ALICE_KEY, Door, FullDisk};
-use crate::policy::approval::{Approval, ApprovalKind, ApprovalStatus};
+use crate::policy::approval::{Approval, ApprovalKind, ApprovalStatus, Binding};
 use crate::state::limits::LimitView;
 
 fn gateway(door: &Door) -> Gateway {
@@ -98,6 +98,7 @@ fn explain_names_the_rule_that_decides_and_spends_nothing() {
     let before = explain(&door, asked.clone());
     assert!(before.passes);
     assert_eq!(before.decides.as_deref(), Some("per-client"));
+    assert!(before.verdict.starts_with("no limit refuses it"), "{}", before.verdict);
     assert_eq!(before.limits.iter().map(|limit| limit.remaining).collect::<Vec<_>>(), [2]);
     assert_eq!(explain(&door, asked).limits.first().unwrap().remaining, 2, "asking spends nothing");
     assert!(gateway(&door).get::<Vec<LimitView>>("/limits").unwrap().is_empty());
@@ -126,6 +127,40 @@ fn a_banned_account_is_held_at_its_login_only() {
     let asked = |path: &str, method: &str| json!({ "client": "203.0.113.7", "path": path, "method": method, "account": "Alice" });
     assert!(!explain(&door, asked("/login", "POST")).passes);
     assert!(explain(&door, asked("/orders", "GET")).passes);
+}
+
+#[test]
+fn a_set_that_does_not_exist_is_refused_with_those_that_do() {
+    let door = Door::open();
+    let told = failed(add(&door, "identity:nope:foo", None));
+    assert!(told.contains("no set nope") && told.contains("acme"), "{told}");
+    add(&door, "identity:acme:foo", None).unwrap();
+    let bound_to = |name: &str| {
+        let asked = RequestApproval { binding: Some(Binding::Identity(name.to_owned())), ..wanted() };
+        gateway(&door).post::<Approval>("/approvals", &asked)
+    };
+    let told = failed(bound_to("nope:x"));
+    assert!(told.contains("no set nope") && told.contains("acme"), "{told}");
+    for good in ["acme:x", "sync", "spiffe://acme/sync", "urn:acme:sync"] {
+        bound_to(good).unwrap_or_else(|_| panic!("{good}"));
+    }
+}
+
+#[test]
+fn a_ban_of_a_part_of_the_world_or_without_an_end_by_accident_is_refused() {
+    let door = Door::open();
+    for (key, shortest) in
+        [("0.0.0.0/0", "/8"), ("10.0.0.0/7", "/8"), ("::ffff:0:0/96", "/8"), ("::/0", "/16"), ("2000::/15", "/16")]
+    {
+        let told = failed(add(&door, key, None));
+        assert!(
+            told.contains("too wide") && told.ends_with(shortest) || told.contains(&format!("{shortest}\n")),
+            "{key}: {told}"
+        );
+    }
+    add(&door, "10.0.0.0/8", None).unwrap();
+    add(&door, "3fff::/16", None).unwrap();
+    assert!(failed(add(&door, "203.0.113.7", Some("99999d"))).contains("longest that fits"));
 }
 
 #[test]
@@ -178,7 +213,11 @@ fn an_approval_is_requested_signed_activated_and_revoked() {
     std::fs::write(&key, ALICE_KEY).unwrap();
     assert!(sign::sign(&gateway(&door), &id, "mallory", &key).is_err(), "no such signer");
     sign::sign(&gateway(&door), &id, "alice", &key).unwrap();
-    let token = activate().unwrap().token;
+    let first = activate().unwrap();
+    assert!(!first.replaced);
+    let second = activate().unwrap();
+    assert!(second.replaced, "the operator is told that the first is void");
+    let token = second.token;
     assert!(token.starts_with("v4.public."), "{token}");
     assert!(door.admin.approvals.present(token.as_bytes()).is_ok());
 

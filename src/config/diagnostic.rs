@@ -100,6 +100,22 @@ impl Diagnostics {
         warnings.map(|one| self.render_one(&Renderer::plain(), one)).collect()
     }
 
+    /// The errors, each on one line with its place before it: `file:line:column: `.
+    pub fn errors(&self) -> Vec<String> {
+        let errors = self.list.iter().filter(|one| one.severity == Severity::Error);
+        errors.map(|one| format!("{}{}", self.place(&one.span), one.message)).collect()
+    }
+
+    fn place(&self, span: &Span) -> String {
+        let Some(source) = &self.source else { return String::new() };
+        let path = source.path.display();
+        if span.is_default() {
+            return format!("{path}: ");
+        }
+        let (line, column) = source.position(span.0.start);
+        format!("{path}:{line}:{column}: ")
+    }
+
     /// For `--json`: severity, file, line, column, message, help.
     pub fn to_json(&self) -> serde_json::Value {
         let findings = self.list.iter().map(|diagnostic| {
@@ -188,6 +204,17 @@ mod tests {
     fn a_finding_on_a_default_names_the_file_only() {
         let rendered = findings("a = 1\n", vec![Diagnostic::warning("w", &Span::default())]).render(false);
         assert!(rendered.contains("--> d.toml\n") && !rendered.contains("a = 1"), "{rendered}");
+    }
+
+    #[test]
+    fn an_error_on_one_line_begins_with_its_place() {
+        let list = vec![
+            Diagnostic::error("e", &Span(6..7)),
+            Diagnostic::warning("w", &Span(0..1)),
+            Diagnostic::error("d", &Span::default()),
+        ];
+        assert_eq!(findings("a = 1\nb = 2\n", list.clone()).errors(), ["d.toml:2:1: e", "d.toml: d"]);
+        assert_eq!(Diagnostics { source: None, list }.errors(), ["e", "d"]);
     }
 
     #[test]

@@ -78,6 +78,8 @@ struct Output {
     to: BufWriter<Inner>,
     /// So that one event tells of a run of failures.
     failing: bool,
+    /// A part of a page may stand there without its end: the next one begins a line of its own.
+    torn: bool,
 }
 
 enum Inner {
@@ -267,6 +269,7 @@ impl Scribe {
     fn lines(&mut self, lines: &Lines) {
         self.hear(&lines.tapped);
         if let Some(Err(failed)) = self.targets.access.as_mut().map(|output| output.write(&lines.access)) {
+            self.metrics.lines_dropped(lines.access.iter().filter(|byte| **byte == b'\n').count());
             self.failed(failed);
         }
     }
@@ -384,11 +387,17 @@ impl Output {
             LogTarget::Stdout => (None, Inner::Stdout(io::stdout())),
             LogTarget::File(path) => (Some(path.clone()), Inner::File(append(path)?)),
         };
-        Ok(Self { path, to: BufWriter::with_capacity(64 * 1024, inner), failing: false })
+        Ok(Self { path, to: BufWriter::with_capacity(64 * 1024, inner), failing: false, torn: false })
     }
 
     fn write(&mut self, line: &[u8]) -> Result<(), WriteFailed> {
-        let result = self.to.write_all(line);
+        let whole = if self.torn { self.to.write_all(b"\n") } else { Ok(()) };
+        let result = whole.and_then(|()| {
+            let written = self.to.write_all(line);
+            // What is larger than the buffer goes past it, once the buffer is out.
+            self.torn = written.is_err() && self.to.buffer().is_empty();
+            written
+        });
         self.note(result)
     }
 
@@ -406,6 +415,7 @@ impl Output {
         match append(path) {
             Ok(file) => {
                 self.to = BufWriter::with_capacity(64 * 1024, Inner::File(file));
+                self.torn = false;
                 Ok(())
             }
             Err(error) => Err(WriteFailed { name: self.name(), error, first: true }),
@@ -478,6 +488,43 @@ mod tests {
         let pipe = folder.path().join("pipe");
         assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
         append(&pipe).unwrap();
+    }
+
+    #[test]
+    fn a_page_cut_short_spoils_no_line_of_the_next() {
+        let (mut reader, writer) = std::os::unix::net::UnixStream::pair().unwrap();
+        writer.set_nonblocking(true).unwrap();
+        reader.set_nonblocking(true).unwrap();
+        let inner = Inner::File(File::from(std::os::fd::OwnedFd::from(writer)));
+        let to = BufWriter::with_capacity(64 * 1024, inner);
+        let mut output = Output { path: None, to, failing: false, torn: false };
+        assert!(output.write(&[b'x'; 16 * 1024 * 1024]).is_err(), "no socket holds as much");
+        let mut read = Vec::new();
+        let _ = std::io::Read::read_to_end(&mut reader, &mut read);
+        assert!(!read.is_empty());
+        output.write(b"whole\n").and_then(|()| output.flush()).unwrap_or_else(|failed| panic!("{}", failed.error));
+        let _ = std::io::Read::read_to_end(&mut reader, &mut read);
+        assert!(read.ends_with(b"x\nwhole\n"), "the line stands alone");
+    }
+
+    #[test]
+    fn a_page_that_could_not_be_written_counts_as_dropped() {
+        let metrics = Arc::new(Metrics::new());
+        let log = Log { access: LogTarget::File("/dev/full".into()), format: LogFormat::Json, events: LogTarget::Stdout };
+        let (_queue, messages) = mpsc::channel();
+        let mut scribe = Scribe {
+            pages: Arc::default(),
+            messages,
+            lanes: Arc::default(),
+            metrics: Arc::clone(&metrics),
+            told_drops: 0,
+            targets: Targets::open(&log).unwrap(),
+            taps: Vec::new(),
+            line: Vec::new(),
+            clock: Clock::system(),
+        };
+        scribe.lines(&Lines { access: b"a line\n".repeat(10_000), tapped: Vec::new() });
+        assert_eq!(metrics.dropped_so_far(), 10_000);
     }
 
     #[test]

@@ -120,7 +120,11 @@ impl Metrics {
             store_failures: counter(&mut registry, "store_failures", "Writes that did not reach the store"),
             certificates: registered(&mut registry, "certificate_expiry_timestamp_seconds", "When a certificate file ends"),
             crls: registered(&mut registry, "crl_expiry_timestamp_seconds", "When a revocation list ends"),
-            lines_dropped: counter(&mut registry, "log_lines_dropped", "Log lines dropped because the writer was behind"),
+            lines_dropped: counter(
+                &mut registry,
+                "log_lines_dropped",
+                "Log lines dropped because the writer was behind or its target took no more",
+            ),
             write_errors: counter(&mut registry, "log_write_errors", "Log writes that failed"),
             registry,
         };
@@ -228,6 +232,10 @@ impl Metrics {
 
     pub(super) fn line_dropped(&self) {
         self.lines_dropped.inc();
+    }
+
+    pub(super) fn lines_dropped(&self, lines: usize) {
+        self.lines_dropped.inc_by(lines.try_into().unwrap_or(u64::MAX));
     }
 
     pub(super) fn dropped_so_far(&self) -> u64 {

@@ -360,14 +360,15 @@ pub fn probe(path: &std::path::Path) -> io::Result<()> {
 }
 
 impl DecisionId {
-    /// A fresh id: 48 bits of milliseconds, 48 random bits a thread, a 32-bit count. Unique and ordered, not secret; no system
-    /// call, no lock.
+    /// A fresh id: 48 bits of milliseconds, 48 random bits a thread, a scrambled 32-bit count. Unique and ordered by the
+    /// millisecond, not secret: whoever is told two ids does not read off how many lie between. No system call, no lock.
     pub fn fresh(wall: Timestamp) -> Self {
         thread_local! {
-            static NEXT: Cell<(u64, u32)> = Cell::new((getrandom::u64().unwrap_or_default() & 0xffff_ffff_ffff, 0));
+            static THREAD: (u64, Scramble) = (getrandom::u64().unwrap_or_default() & 0xffff_ffff_ffff, Scramble::draw());
+            static COUNT: Cell<u32> = const { Cell::new(0) };
         }
-        let (thread, count) = NEXT.get();
-        NEXT.set((thread, count.wrapping_add(1)));
+        let count = COUNT.replace(COUNT.get().wrapping_add(1));
+        let (thread, count) = THREAD.with(|(thread, scramble)| (*thread, scramble.apply(count)));
         let millis = u128::from(wall.as_millisecond().max(0).unsigned_abs() & 0xffff_ffff_ffff);
         Self(millis << 80 | u128::from(thread) << 32 | u128::from(count))
     }
@@ -380,6 +381,29 @@ impl DecisionId {
             *pair = [digit(byte >> 4), digit(byte & 15)];
         }
         text
+    }
+}
+
+/// A keyed one-to-one map of counts: different counts stay different, and neighbours land far apart. Hides the traffic from
+/// the curious, not from a cryptanalyst.
+struct Scramble {
+    keys: [u32; 2],
+    factors: [u32; 2],
+}
+
+impl Scramble {
+    fn draw() -> Self {
+        let [keys, factors] = [(); 2].map(|()| {
+            let drawn = getrandom::u64().unwrap_or(0x9e37_79b9_7f4a_7c15);
+            [(drawn >> 32) as u32, drawn as u32]
+        });
+        // Odd factors have an inverse.
+        Self { keys, factors: factors.map(|factor| factor | 1) }
+    }
+
+    /// Twice xor, odd factor and rotation: each step alone is one-to-one.
+    fn apply(&self, count: u32) -> u32 {
+        self.keys.iter().zip(&self.factors).fold(count, |word, (key, factor)| (word ^ key).wrapping_mul(*factor).rotate_left(16))
     }
 }
 

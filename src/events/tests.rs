@@ -291,7 +291,8 @@ fn a_log_that_cannot_be_opened_is_named_and_the_old_one_lives_on() {
 fn decision_ids_are_unique_and_in_order_of_time() {
     let at = |seconds| DecisionId::fresh(Timestamp::from_second(seconds).unwrap());
     let ids = [at(100), at(100), at(200), at(300)];
-    assert!(ids.iter().zip(&ids[1..]).all(|(earlier, later)| earlier.0 < later.0));
+    assert_ne!(ids[0], ids[1], "of one millisecond: in no order, and two");
+    assert!(ids[1..].iter().zip(&ids[2..]).all(|(earlier, later)| earlier.0 < later.0));
     assert_eq!(ids[0].to_string().len(), 32);
 }
 
@@ -367,4 +368,14 @@ proptest! {
         prop_assert_eq!(value["duration_seconds"].as_f64(), Some(micros as f64 / 1e6));
         prop_assert_eq!(line.matches('\n').count(), 1);
     }
+}
+
+#[test]
+fn ids_are_unique_and_do_not_count_the_traffic_aloud() {
+    let ids: Vec<u128> = (0..20_000).map(|_| DecisionId::fresh(Timestamp::UNIX_EPOCH).0).collect();
+    let unique: std::collections::HashSet<u128> = ids.iter().copied().collect();
+    assert_eq!(unique.len(), ids.len());
+    let neighbours = ids.windows(2).filter(|pair| pair[0].abs_diff(pair[1]) <= 1).count();
+    assert!(neighbours <= 2, "{neighbours} of {} ids stand beside the one before", ids.len());
+    assert!(ids.iter().all(|id| id >> 80 == 0), "the milliseconds keep their place");
 }

@@ -143,7 +143,7 @@ impl Reason {
         match self {
             Self::TlsRequired => "This address is served over HTTPS only.",
             Self::Misdirected => "This connection is not for that host.",
-            Self::BadRequest => "The request is not well-formed.",
+            Self::BadRequest => "The request cannot be accepted as it was sent.",
             Self::BodyTooLarge => "The request body is larger than allowed.",
             Self::HeadTooLarge => "The request head is larger than allowed.",
             Self::NotFound => "There is nothing at this address.",

@@ -96,6 +96,8 @@ pub(super) fn wanted(config: &Config) -> impl Iterator<Item = (&Located<SocketAd
 
 /// What a running gateway cannot take over.
 fn needs_restart(live: &Config, new: &Config) -> Vec<Diagnostic> {
+    // A default of the state folder moves with it, which is told once.
+    let moved = |span: &crate::config::Span| span.is_default() && live.state_dir != new.state_dir;
     let changed = [
         ("workers", live.workers != new.workers, &new.places.workers),
         ("state_dir", live.state_dir != new.state_dir, &new.places.state_dir),
@@ -104,7 +106,7 @@ fn needs_restart(live: &Config, new: &Config) -> Vec<Diagnostic> {
     ];
     changed
         .into_iter()
-        .filter(|(_, differs, _)| *differs)
+        .filter(|(key, differs, span)| *differs && (*key == "state_dir" || !moved(span)))
         .map(|(key, _, span)| {
             Diagnostic::error(format!("`{key}` cannot change while the gateway runs"), span)
                 .help("restart the gateway to take it over, or set it back")

@@ -83,6 +83,7 @@ fn trap_reload_into_a_half_loaded_state_a_bad_file_is_refused_with_every_error_a
     run(async {
         let line = event(&mut stage, &["config.refused", "nowhere", "unknown"]).await;
         assert!(line.contains("\"generation\":1"), "{line}");
+        assert!(line.contains("doorward.toml:"), "each error has its place: {line}");
         assert_eq!(Visitor::new(&stage, [9, 1]).get("/public").await.expect("an answer").status, 200);
     });
     assert_eq!(generation(&stage), 1);
@@ -364,6 +365,7 @@ fn what_needs_a_restart_is_refused_and_named() {
         assert_eq!(refused.status.code(), Some(78), "{key}: {said}");
         assert!(said.contains(&format!("`{key}`")) && said.contains("restart"), "{key}: {said}");
         assert!(said.contains("doorward.toml:") && said.contains('^'), "{key} has a place: {said}");
+        assert_eq!(said.matches("cannot change while").count(), 1, "{key}: what follows from it is not told: {said}");
         assert!(!stage.folder.path().join("state2").exists(), "nothing was made for it");
     }
     std::fs::write(&stage.config, good).expect("writable");

@@ -40,7 +40,7 @@ pub fn run(args: Args) -> ExitCode {
 
 /// The config of the demo: every control on, tight enough to be seen within a minute.
 pub fn config(certs: &Path, state: &Path, portal: SocketAddr) -> String {
-    let (certs, state) = (certs.display(), state.display());
+    let [certs, state] = [certs, state].map(|path| path.display().to_string().replace('\\', r"\\").replace('"', "\\\""));
     format!(
         r#"state_dir = "{state}"
 workers = 2
@@ -168,13 +168,13 @@ fn show() -> Result<(), Error> {
 
 /// What runs where, and lines to paste, in the order of the story.
 fn lines(stage: &Stage) -> Result<String, Error> {
-    let certs = stage.pki.folder.display();
+    let cert = |name: &str| quoted(&stage.pki.folder.join(name));
     let (https, http) = (stage.https().port(), stage.http().port());
     let this = std::env::current_exe()?;
-    let doorward = format!("{} --config {}", this.display(), stage.config.display());
+    let doorward = format!("{} --config {}", quoted(&this), quoted(&stage.config));
     let site = format!("https://localhost:{https}");
-    let browser = format!("curl --cacert {certs}/server-ca.pem -A Mozilla/5.0");
-    let bare = format!("curl --cacert {certs}/server-ca.pem");
+    let bare = format!("curl --cacert {}", cert("server-ca.pem"));
+    let browser = format!("{bare} -A Mozilla/5.0");
     let metrics = stage.bound.metrics.map(|at| at.to_string()).unwrap_or_default();
     let mut text = String::new();
     let mut say = |line: &str| writeln!(text, "{line}").map_err(Error::from);
@@ -191,7 +191,8 @@ fn lines(stage: &Stage) -> Result<String, Error> {
     say("\n# The API without a client certificate (403), with a good one (200), with a revoked one (403):")?;
     say(&format!("{bare} {site}/api/orders"))?;
     for name in ["good", "revoked"] {
-        say(&format!("{bare} --cert {certs}/{name}.crt --key {certs}/{name}.key {site}/api/orders"))?;
+        let (chain, key) = (cert(&format!("{name}.crt")), cert(&format!("{name}.key")));
+        say(&format!("{bare} --cert {chain} --key {key} {site}/api/orders"))?;
     }
     say("\n# Wrong passwords until the budget of 5 is spent; from another address, so that you are not banned yourself:")?;
     say(&format!(
@@ -204,7 +205,7 @@ fn lines(stage: &Stage) -> Result<String, Error> {
     say(&format!(
         "ID=$({doorward} approvals request --kind bot --name acme-sync --owner 'Acme Ltd' --contact ops@acme.example --purpose 'nightly order import' --site localhost --method GET --path '/orders/**' --rate 60/min --until 2030-12-31)"
     ))?;
-    say(&format!("{doorward} approvals sign \"$ID\" --signer alice --key {certs}/alice.key"))?;
+    say(&format!("{doorward} approvals sign \"$ID\" --signer alice --key {}", cert("alice.key")))?;
     say(&format!("TOKEN=$({doorward} approvals activate \"$ID\")"))?;
     say(&format!("{bare} -H \"Authorization: Doorward $TOKEN\" {site}/orders/17"))?;
     say(&format!("{bare} -H \"Authorization: Doorward $TOKEN\" {site}/home    # outside its scope"))?;
@@ -218,6 +219,13 @@ fn lines(stage: &Stage) -> Result<String, Error> {
     Ok(text)
 }
 
+/// A path as one word of a shell's line.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-+=:@%,".contains(letter);
+    if !text.is_empty() && text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}
+
 fn wait_for_interrupt() -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -228,4 +236,19 @@ fn wait_for_interrupt() -> Result<(), Error> {
         }
         Ok(())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quoted_path_is_one_word_to_a_shell() {
+        for path in ["/tmp/plain-1.2", "/tmp/two words", "/tmp/it's \"quoted\"", "/tmp/$HOME `id` \\ *", "/tmp/ä;b"] {
+            let line = format!("printf %s {}", quoted(Path::new(path)));
+            let told = std::process::Command::new("sh").args(["-c", &line]).output().unwrap();
+            assert_eq!(String::from_utf8(told.stdout).unwrap(), path, "{line}");
+        }
+        assert_eq!(quoted(Path::new("/tmp/plain-1.2")), "/tmp/plain-1.2");
+    }
 }

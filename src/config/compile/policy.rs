@@ -41,6 +41,10 @@ impl Compiler<'_> {
                 self.error(message, &net.span, "an address is on one of the two lists at most");
             }
         }
+        for net in table.never.iter().filter(|net| net.value.prefix_len() == 0) {
+            let message = format!("`bans.never`: {} spares everybody: nobody of that family can be banned", net.value);
+            self.warn(message, &net.span, "name the nets that may never be banned");
+        }
         let speakers = listen.trusted_proxies.iter().chain(listen.proxy_protocol.iter());
         BanRules {
             first: table.first.value.0,

@@ -144,6 +144,15 @@ fn trap_nobodys_forwarded_address_is_believed_by_default_and_everybodys_never() 
     }
 }
 
+#[test]
+fn a_list_that_spares_everybody_is_warned_of() {
+    for everybody in ["0.0.0.0/0", "::/0"] {
+        let bans = format!("[bans]\nnever = [\"{everybody}\"]\n[upstream.portal]");
+        let (_, found) = compiled(&[("[upstream.portal]", &bans)]).unwrap();
+        assert!(messages(&found, Severity::Warning)[0].contains("spares everybody"), "{}", found.render(false));
+    }
+}
+
 /// Trap: a login page that answers 200 to a wrong password counts as success and clears the counter.
 #[test]
 fn trap_a_login_without_ok_is_warned_of() {

@@ -427,6 +427,12 @@ impl BanTable {
     }
 }
 
+/// The longest ban from now on that still has an end; a longer one would be for good.
+pub fn longest(now: Timestamp) -> Duration {
+    let left = (i64::from(ends::FOR_GOOD) - 2).saturating_sub(now.as_second());
+    Duration::from_secs(u64::try_from(left).unwrap_or(0))
+}
+
 /// The `never` net that a new ban of this key would touch, from inside or from around.
 fn spared(rules: &BanRules, key: &BanKey) -> Option<IpNet> {
     let BanKey::Net(net) = key else { return None };

@@ -14,7 +14,8 @@ use tokio::sync::oneshot;
 use super::{Change, Durable, Rows, StoreError, Table, definition, read_rows};
 use crate::state::lock;
 
-/// Batches that may wait for the disk; beyond it new ones are refused at once, so that a stuck disk cannot eat the memory.
+/// Batches that may wait for the disk; beyond it new ones are refused at once, and their changes
+/// owed, so that a stuck disk cannot eat the memory.
 const MOST_QUEUED: usize = 65_536;
 /// Changes that are owed to the disk; beyond it those of further keys are not.
 const MOST_OWED: usize = 65_536;
@@ -39,8 +40,16 @@ struct Shared {
 
 #[derive(Default)]
 struct Queue {
-    jobs: VecDeque<Job>,
+    round: Round,
     closed: bool,
+}
+
+/// What one transaction takes from the queue.
+#[derive(Default)]
+struct Round {
+    jobs: VecDeque<Job>,
+    /// Of batches that were refused because the queue was full, and so later than every job.
+    late: Owed,
 }
 
 struct Job {
@@ -77,10 +86,11 @@ impl Writer {
             let mut queue = lock(&self.shared.queue);
             if queue.closed {
                 Err(StoreError::Closed)
-            } else if queue.jobs.len() >= MOST_QUEUED {
+            } else if queue.round.jobs.len() >= MOST_QUEUED {
+                batch.iter().for_each(|change| queue.round.late.add(change));
                 Err(StoreError::Write(format!("{MOST_QUEUED} writes are waiting for the disk already")))
             } else {
-                queue.jobs.push_back(Job { batch, done });
+                queue.round.jobs.push_back(Job { batch, done });
                 Ok(())
             }
         };
@@ -113,41 +123,41 @@ impl Drop for Writer {
 impl Shared {
     fn run(&self) {
         let mut owed = Owed::default();
-        while let Some(jobs) = self.take(!owed.changes.is_empty()) {
-            let outcome = self.commit(&owed, &jobs);
+        while let Some(round) = self.take(!owed.changes.is_empty()) {
+            let outcome = self.commit(&owed, &round);
             match &outcome {
                 Ok(()) => owed.settle(),
-                Err(_) => jobs.iter().flat_map(|job| &job.batch).for_each(|change| owed.add(change)),
+                Err(_) => round.changes().for_each(|change| owed.add(change)),
             }
-            for job in jobs {
+            for job in round.jobs {
                 // Whoever dropped the future did not want to know.
                 let _ = job.done.send(outcome.clone());
             }
         }
-        if !owed.changes.is_empty() && self.commit(&owed, &VecDeque::new()).is_err() {
+        if !owed.changes.is_empty() && self.commit(&owed, &Round::default()).is_err() {
             tracing::error!(target: "doorward", "{} changes never reached the store", owed.changes.len());
         }
     }
 
     /// Everything queued, as soon as there is something, or nothing when what is owed is due; `None` when closed and drained.
-    fn take(&self, owing: bool) -> Option<VecDeque<Job>> {
-        let idle = |queue: &mut Queue| queue.jobs.is_empty() && !queue.closed;
+    fn take(&self, owing: bool) -> Option<Round> {
+        let idle = |queue: &mut Queue| queue.round.jobs.is_empty() && !queue.closed;
         let queue = lock(&self.queue);
         let mut queue = if owing {
             self.wake.wait_timeout_while(queue, AGAIN, idle).unwrap_or_else(PoisonError::into_inner).0
         } else {
             self.wake.wait_while(queue, idle).unwrap_or_else(PoisonError::into_inner)
         };
-        let jobs = std::mem::take(&mut queue.jobs);
-        (!jobs.is_empty() || !queue.closed).then_some(jobs)
+        let round = std::mem::take(&mut queue.round);
+        (!round.jobs.is_empty() || !queue.closed).then_some(round)
     }
 
     /// All or nothing. After a failure the database is opened anew, so that the next write gets its chance.
-    fn commit(&self, owed: &Owed, jobs: &VecDeque<Job>) -> Result<(), StoreError> {
+    fn commit(&self, owed: &Owed, round: &Round) -> Result<(), StoreError> {
         if self.database().is_none() {
             self.reopen().map_err(|error| StoreError::Write(format!("a write failed before, and {error}")))?;
         }
-        let changes = || owed.changes.values().chain(jobs.iter().flat_map(|job| &job.batch));
+        let changes = || owed.changes.values().chain(round.changes());
         let outcome = match self.database().as_ref() {
             Some(database) => catch_unwind(AssertUnwindSafe(|| apply(database, changes)))
                 .map_err(|_| "its pages contradict each other; restore it from a backup".to_owned())
@@ -177,6 +187,13 @@ impl Shared {
 
     fn database(&self) -> RwLockReadGuard<'_, Option<Database>> {
         self.database.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Round {
+    /// In the order in which they were made, as far as it matters: that of each row.
+    fn changes(&self) -> impl Iterator<Item = &Change> {
+        self.jobs.iter().flat_map(|job| &job.batch).chain(self.late.changes.values())
     }
 }
 
@@ -235,5 +252,33 @@ fn describe(error: &redb::Error) -> String {
             format!("the disk is full ({error}); free some space, later writes are tried again")
         }
         error => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::store::conformance::{put, wait};
+
+    #[test]
+    fn what_a_full_queue_refuses_is_owed_to_the_disk_after_what_waits() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("store");
+        let opener: Opener = Box::new(move || Database::create(&path).map_err(|error| StoreError::Read(error.to_string())));
+        let writer = Writer::start(opener).expect("started");
+        let stuck = writer.shared.database.write().expect("whole");
+        let first = writer.write(vec![put(Table::Bans, "row", "first")]);
+        while !lock(&writer.shared.queue).round.jobs.is_empty() {
+            std::thread::yield_now();
+        }
+        let queued: Vec<_> = (0..MOST_QUEUED).map(|_| writer.write(vec![put(Table::Bans, "row", "queued")])).collect();
+        let told = wait(writer.write(vec![put(Table::Bans, "row", "refused")])).expect_err("full").to_string();
+        assert!(told.contains("waiting for the disk"), "{told}");
+        drop(stuck);
+        for waiter in [first].into_iter().chain(queued) {
+            wait(waiter).expect("written");
+        }
+        let rows = writer.load(Table::Bans).expect("read");
+        assert!(rows.contains(&(b"row".to_vec(), b"refused".to_vec())), "{} rows", rows.len());
     }
 }
