@@ -1,5 +1,7 @@
 //! A request on its way to the wire: its head, then its body as that comes.
 
+use std::array;
+use std::collections::VecDeque;
 use std::io::{self, IoSlice, Write as _};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -16,28 +18,43 @@ use super::{Fault, head};
 /// Data up to here is copied behind what is written anyway; more is written from where it lies.
 const COPIED: usize = 2 * 1024;
 
+/// What is written at once: data that comes in turn after turn waits for each other up to here, in bytes and in pieces.
+const GATHERED: usize = 64 * 1024;
+const MOST_PIECES: usize = 24;
+
 /// Heads of this size and less leave their buffer for the next.
 const KEPT: usize = 4 * 1024;
 
+/// A chunk's size in hexadecimal and its line end, at the longest.
+const CHUNK_SIZE: usize = 18;
 const CHUNK_END: &[u8] = b"\r\n";
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 const CHUNK_END_AND_LAST: &[u8] = b"\r\n0\r\n\r\n";
 
 /// What is still to be written of a request.
 pub(super) struct Upload<B> {
-    /// Head, sizes of chunks and small data, written up to `written`.
+    /// The head and small data, written up to `written`.
     lines: Vec<u8>,
     written: usize,
-    /// Then this, and then the end of its chunk.
-    data: Bytes,
-    tail: &'static [u8],
+    /// Then these, and how long they are.
+    pieces: VecDeque<Bytes>,
+    length: usize,
     /// What is to come of the body; `None` once nothing is.
     body: Option<B>,
     framing: Left,
-    begun: bool,
+    stage: Stage,
     flushed: bool,
     /// Why nothing more can be written. The response may be there all the same.
     broken: Option<io::Error>,
+}
+
+/// More of the body is taken only once all before it is gone: a server that takes nothing is sent no more than is gathered.
+#[derive(Clone, Copy, PartialEq)]
+enum Stage {
+    Gather,
+    /// What is on its way already was given one turn to arrive.
+    Turned,
+    Write,
 }
 
 /// How the end of the body is told.
@@ -59,8 +76,17 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Upload<B> {
             Framing::Exact(length) => (Some(body), Left::Exact(length)),
             Framing::Unknown => (Some(body), Left::Chunked),
         };
-        let upload =
-            Self { lines, written: 0, data: Bytes::new(), tail: &[], body, framing, begun: false, flushed: false, broken: None };
+        let upload = Self {
+            lines,
+            written: 0,
+            pieces: VecDeque::new(),
+            length: 0,
+            body,
+            framing,
+            stage: Stage::Gather,
+            flushed: false,
+            broken: None,
+        };
         (upload, head.headers)
     }
 
@@ -71,14 +97,16 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Upload<B> {
             if self.is_over() {
                 return Poll::Ready(Ok(()));
             }
-            // More of the body is taken only once all before it is gone, save that the first data travels with the head: what is
-            // on its way already is given one turn to arrive.
-            let begins = !std::mem::replace(&mut self.begun, true);
-            let waits = (begins || self.is_written()) && self.poll_body(cx)?.is_pending();
-            if begins && waits {
+            let waits = self.stage != Stage::Write && self.gather(cx)?.is_pending();
+            if waits && self.is_written() && self.flushed {
+                return Poll::Pending;
+            }
+            if waits && self.stage == Stage::Gather {
+                self.stage = Stage::Turned;
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
+            self.stage = Stage::Write;
             let sent = match self.poll_write(io, cx) {
                 Poll::Ready(Ok(())) => Pin::new(&mut *io).poll_flush(cx),
                 other => other,
@@ -89,6 +117,7 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Upload<B> {
                 return Poll::Ready(Ok(()));
             }
             self.flushed = true;
+            self.stage = Stage::Gather;
             if waits {
                 return Poll::Pending;
             }
@@ -119,24 +148,27 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Upload<B> {
         self.lines
     }
 
-    /// Takes the next data of the body, where there is a body.
-    fn poll_body(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, BodyError> {
-        let Some(body) = &mut self.body else { return Ok(Poll::Ready(())) };
-        let Poll::Ready(next) = Pin::new(&mut *body).poll_frame(cx) else { return Ok(Poll::Pending) };
-        let data = next.transpose()?.and_then(|frame| frame.into_data().ok());
-        let ended = data.is_none() || body.is_end_stream();
-        self.queue(data.unwrap_or_default(), ended)?;
+    /// Takes what there is of the body, as much as is written at once; pending where more is to come.
+    fn gather(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, BodyError> {
+        while let Some(body) = &mut self.body
+            && self.lines.len() - self.written + self.length < GATHERED
+            && self.pieces.len() < MOST_PIECES
+        {
+            let Poll::Ready(next) = Pin::new(&mut *body).poll_frame(cx) else { return Ok(Poll::Pending) };
+            let data = next.transpose()?.and_then(|frame| frame.into_data().ok());
+            let ended = data.is_none() || body.is_end_stream();
+            self.queue(data.unwrap_or_default(), ended)?;
+            self.stage = Stage::Gather;
+        }
         Ok(Poll::Ready(()))
     }
 
-    fn queue(&mut self, data: Bytes, ended: bool) -> Result<(), BodyError> {
-        if self.written == self.lines.len() {
+    fn queue(&mut self, data: Bytes, mut ended: bool) -> Result<(), BodyError> {
+        if self.is_written() {
             self.lines.clear();
             self.written = 0;
         }
         self.flushed = false;
-        let mut tail: &'static [u8] = &[];
-        let mut ended = ended;
         match &mut self.framing {
             Left::Exact(left) => {
                 let differs = || BodyError::Peer("it is not as long as it said".to_owned());
@@ -145,57 +177,226 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Upload<B> {
                     return Err(differs());
                 }
                 ended |= *left == 0;
+                self.put(data);
             }
             Left::Chunked => {
                 if !data.is_empty() {
-                    // A vector takes whatever is written.
-                    let _ = write!(self.lines, "{:x}\r\n", data.len());
+                    let mut size = [0; CHUNK_SIZE];
+                    let mut rest = size.as_mut_slice();
+                    // Sixteen digits and a line end: there is room.
+                    let _ = write!(rest, "{:x}\r\n", data.len());
+                    let left = rest.len();
+                    self.put_copy(size.get(..CHUNK_SIZE - left).unwrap_or_default());
                 }
-                tail = match (data.is_empty(), ended) {
+                let tail = match (data.is_empty(), ended) {
                     (false, false) => CHUNK_END,
                     (false, true) => CHUNK_END_AND_LAST,
                     (true, true) => LAST_CHUNK,
                     (true, false) => &[],
                 };
+                self.put(data);
+                self.put_copy(tail);
             }
         }
         if ended {
             self.body = None;
         }
-        if data.len() <= COPIED {
-            self.lines.extend_from_slice(&data);
-            self.lines.extend_from_slice(tail);
-        } else {
-            self.data = data;
-            self.tail = tail;
-        }
         Ok(())
     }
 
+    fn put(&mut self, data: Bytes) {
+        if data.len() <= COPIED {
+            return self.put_copy(&data);
+        }
+        self.length += data.len();
+        self.pieces.push_back(data);
+    }
+
+    /// Behind the lines, as long as nothing else is; else it is a piece.
+    fn put_copy(&mut self, data: &[u8]) {
+        if self.pieces.is_empty() {
+            self.lines.extend_from_slice(data);
+        } else if !data.is_empty() {
+            self.length += data.len();
+            self.pieces.push_back(Bytes::copy_from_slice(data));
+        }
+    }
+
     fn is_written(&self) -> bool {
-        self.written == self.lines.len() && self.data.is_empty() && self.tail.is_empty()
+        self.written == self.lines.len() && self.pieces.is_empty()
     }
 
     fn poll_write(&mut self, io: &mut (impl AsyncWrite + Unpin), cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.is_written() {
             let lines = self.lines.get(self.written..).unwrap_or_default();
-            let mut written = if self.data.is_empty() && self.tail.is_empty() {
+            let written = if self.pieces.is_empty() {
                 ready!(Pin::new(&mut *io).poll_write(cx, lines))?
             } else {
-                let slices = [IoSlice::new(lines), IoSlice::new(&self.data), IoSlice::new(self.tail)];
-                ready!(Pin::new(&mut *io).poll_write_vectored(cx, &slices))?
+                let mut all =
+                    [lines].into_iter().filter(|lines| !lines.is_empty()).chain(self.pieces.iter().map(|piece| &**piece));
+                let slices: [_; MOST_PIECES] = array::from_fn(|_| IoSlice::new(all.next().unwrap_or_default()));
+                let count = self.pieces.len() + usize::from(!lines.is_empty());
+                ready!(Pin::new(&mut *io).poll_write_vectored(cx, slices.get(..count).unwrap_or(&slices)))?
             };
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            let of_lines = written.min(lines.len());
-            self.written += of_lines;
-            written -= of_lines;
-            let of_data = written.min(self.data.len());
-            self.data.advance(of_data);
-            written -= of_data;
-            self.tail = self.tail.get(written..).unwrap_or_default();
+            self.advance(written);
         }
         Poll::Ready(Ok(()))
+    }
+
+    fn advance(&mut self, mut written: usize) {
+        let of_lines = written.min(self.lines.len() - self.written);
+        self.written += of_lines;
+        written -= of_lines;
+        self.length = self.length.saturating_sub(written);
+        while let Some(piece) = self.pieces.front_mut()
+            && piece.len() <= written
+        {
+            written -= piece.len();
+            self.pieces.pop_front();
+        }
+        if let Some(piece) = self.pieces.front_mut() {
+            piece.advance(written);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use http_body::{Frame, SizeHint};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Gives a piece, and the next one a turn later; before the piece of each pause it waits longer.
+    struct Turns {
+        pieces: VecDeque<Bytes>,
+        /// Of known length.
+        exact: bool,
+        /// Turns until there is something.
+        waits: usize,
+        /// Pieces until the next pause.
+        until_pause: usize,
+    }
+
+    impl Body for Turns {
+        type Data = Bytes;
+        type Error = BodyError;
+
+        fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+            if self.waits > 0 {
+                self.waits -= 1;
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            self.until_pause = self.until_pause.checked_sub(1).unwrap_or(usize::MAX);
+            self.waits = if self.until_pause == 0 { 5 } else { 1 };
+            Poll::Ready(self.pieces.pop_front().map(|piece| Ok(Frame::data(piece))))
+        }
+
+        fn size_hint(&self) -> SizeHint {
+            let length = self.pieces.iter().map(|piece| piece.len() as u64).sum();
+            if self.exact { SizeHint::with_exact(length) } else { SizeHint::default() }
+        }
+    }
+
+    /// Keeps what it is given, so much of it at once.
+    struct Socket {
+        heard: Vec<u8>,
+        writes: usize,
+        takes: usize,
+    }
+
+    impl AsyncWrite for Socket {
+        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            let taken = bytes.len().min(self.takes);
+            self.heard.extend_from_slice(&bytes[..taken]);
+            self.writes += 1;
+            Poll::Ready(Ok(taken))
+        }
+
+        fn poll_write_vectored(mut self: Pin<&mut Self>, _: &mut Context<'_>, all: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+            let bytes = all.iter().flat_map(|slice| slice.iter().copied()).take(self.takes).collect::<Vec<_>>();
+            self.heard.extend_from_slice(&bytes);
+            self.writes += 1;
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// What was written after the head, and in how many writes.
+    fn written(pieces: &[Vec<u8>], exact: bool, pause: usize, takes: usize) -> (Vec<u8>, usize) {
+        let pieces = pieces.iter().map(|piece| Bytes::copy_from_slice(piece)).collect();
+        let body = Turns { pieces, exact, waits: 1, until_pause: pause };
+        let request = Request::post("/").body(body).unwrap();
+        let mut socket = Socket { heard: Vec::new(), writes: 0, takes };
+        let (mut upload, _) = Upload::new(Vec::new(), request);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(poll_fn(|cx| upload.poll(&mut socket, cx))).unwrap();
+        assert!(upload.is_whole());
+        let head = socket.heard.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
+        (socket.heard.split_off(head), socket.writes)
+    }
+
+    fn unchunked(mut bytes: &[u8]) -> Vec<u8> {
+        let mut whole = Vec::new();
+        loop {
+            let line = bytes.windows(2).position(|two| two == b"\r\n").unwrap();
+            let size = usize::from_str_radix(std::str::from_utf8(&bytes[..line]).unwrap(), 16).unwrap();
+            whole.extend_from_slice(&bytes[line + 2..line + 2 + size]);
+            assert_eq!(&bytes[line + 2 + size..][..2], b"\r\n");
+            bytes = &bytes[line + 4 + size..];
+            if size == 0 {
+                assert!(bytes.is_empty());
+                return whole;
+            }
+        }
+    }
+
+    #[test]
+    fn what_comes_turn_after_turn_is_written_at_once_up_to_a_bound_and_a_pause_is_not_waited_out() {
+        let kib = |count: usize, size: usize| vec![vec![b'x'; size * 1024]; count];
+        for exact in [true, false] {
+            for (pieces, pause, writes) in [
+                (kib(4, 15), usize::MAX, 1),
+                (kib(40, 1), usize::MAX, 1),
+                (kib(8, 16), usize::MAX, 2),
+                (kib(4, 8), 2, 2),
+                (kib(1, 300), usize::MAX, 1),
+            ] {
+                let (_, took) = written(&pieces, exact, pause, usize::MAX);
+                // The end of a body of unknown length comes by itself.
+                assert!(took >= writes && took <= writes + usize::from(!exact), "{} pieces in {took} writes", pieces.len());
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn however_it_comes_and_whatever_is_taken_the_body_arrives_whole_and_in_order(
+            pieces in proptest::collection::vec(
+                (0..5_usize, any::<u8>()).prop_map(|(kind, seed)| {
+                    let length = [0, 1, 700, 2049, 30_000][kind];
+                    (0..length).map(|at| seed.wrapping_add(at as u8)).collect::<Vec<u8>>()
+                }), 0..12),
+            pause in 1..12_usize,
+            takes in prop_oneof![Just(usize::MAX), 1000..40_000_usize],
+            exact in any::<bool>(),
+        ) {
+            let (heard, _) = written(&pieces, exact, pause, takes);
+            let whole = if exact { heard } else { unchunked(&heard) };
+            prop_assert!(whole == pieces.concat());
+        }
     }
 }
