@@ -37,6 +37,7 @@ const UNRECOGNIZED_NAME: [u8; 7] = [0x15, 0x03, 0x03, 0x00, 0x02, 0x02, 0x70];
 /// with an event unless the client left without a byte.
 pub(super) async fn secure(worker: &Worker, wire: Wire, watch: &Watch, peer: IpAddr, client: ClientAddr) -> Option<Secured> {
     let deadline = worker.gateway.snapshot.load().config.deadlines.handshake;
+    watch.shake();
     let refused = |cause| Event::ConnectionRefused { peer, client: Some(client.ip), cause };
     let event = match tokio::time::timeout(deadline, negotiate(worker, wire, peer, client)).await {
         Ok(Ok(secured)) => return Some(secured),

@@ -12,6 +12,7 @@ mod plain;
 mod proxy;
 mod sift;
 mod slots;
+mod tickets;
 mod wire;
 
 use std::io;

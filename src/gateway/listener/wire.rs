@@ -16,6 +16,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::super::Connection;
 use super::slots::{ClientSlot, Slot, Slots};
+use super::tickets::Tickets;
 
 /// A client's socket. It carries its slots, so that they are held as long as it is open, tunnels included.
 pub(super) struct Wire<S = TcpStream> {
@@ -24,6 +25,8 @@ pub(super) struct Wire<S = TcpStream> {
     ahead: Bytes,
     /// The last read was filled: more waits.
     much: bool,
+    /// Until there is more to write.
+    tickets: Tickets,
     watch: Arc<Watch>,
     _held: Option<Held>,
     /// Has it closed without what it still holds.
@@ -61,6 +64,8 @@ pub(super) struct Watch {
     heard: AtomicBool,
     /// Bytes came at all.
     spoke: AtomicBool,
+    /// The handshake is under way.
+    shakes: AtomicBool,
     /// The socket took no more of what is to be sent.
     blocked: AtomicBool,
     /// Writes that the socket took.
@@ -87,7 +92,13 @@ impl<S> Wire<S> {
         if !ahead.is_empty() {
             watch.hear();
         }
-        Self { stream, ahead, much: false, watch, _held: held, reset: |_| {} }
+        Self { stream, ahead, much: false, tickets: Tickets::default(), watch, _held: held, reset: |_| {} }
+    }
+}
+
+impl<S> Wire<S> {
+    fn keep_tickets(&mut self, records: &[IoSlice<'_>]) -> Option<usize> {
+        if self.watch.shakes() { self.tickets.keep(records) } else { None }
     }
 }
 
@@ -122,6 +133,7 @@ impl Default for Watch {
             in_flight: AtomicUsize::new(0),
             heard: AtomicBool::new(false),
             spoke: AtomicBool::new(false),
+            shakes: AtomicBool::new(false),
             blocked: AtomicBool::new(false),
             written: AtomicUsize::new(0),
             owes: AtomicBool::new(false),
@@ -186,8 +198,14 @@ impl Watch {
         self.spoke.load(Ordering::Relaxed)
     }
 
+    /// What comes and goes from here on is the handshake.
+    pub(super) fn shake(&self) {
+        self.shakes.store(true, Ordering::Relaxed);
+    }
+
     /// What came so far was the handshake: from here on the client has not said anything yet.
     pub(super) fn forget(&self) {
+        self.shakes.store(false, Ordering::Relaxed);
         self.heard.store(false, Ordering::Relaxed);
         self.spoke.store(false, Ordering::Relaxed);
     }
@@ -241,6 +259,10 @@ impl Watch {
         self.condemned.get().copied()
     }
 
+    fn shakes(&self) -> bool {
+        self.shakes.load(Ordering::Relaxed)
+    }
+
     fn hear(&self) {
         self.heard.store(true, Ordering::Relaxed);
         self.spoke.store(true, Ordering::Relaxed);
@@ -273,7 +295,7 @@ impl Drop for InFlight {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Wire<S> {
     /// rustls asks for 4 KiB at a time. Where an upload fills that, a larger piece is read at once and kept for its next
     /// questions; once the socket is empty nothing is kept.
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -295,6 +317,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
         }
         let (before, room) = (buf.filled().len(), buf.remaining());
         let result = Pin::new(&mut this.stream).poll_read(cx, buf);
+        // Nothing is on its way to the client that they could go with.
+        if result.is_pending() && !this.tickets.is_empty() && this.watch.in_flight() == 0 && !this.watch.shakes() {
+            this.tickets.poll_late(&mut this.stream, cx);
+        }
         let came = buf.filled().len() - before;
         if came > 0 {
             this.watch.hear();
@@ -306,38 +332,56 @@ impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.watch.note_write(result)
+        let this = &mut *self;
+        if let Some(kept) = this.keep_tickets(&[IoSlice::new(bytes)]) {
+            return Poll::Ready(Ok(kept));
+        }
+        let result = this.tickets.poll_send_with(&mut this.stream, cx, bytes);
+        this.watch.note_write(result)
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
-        self.watch.note_write(result)
+        let this = &mut *self;
+        if let Some(kept) = this.keep_tickets(bytes) {
+            return Poll::Ready(Ok(kept));
+        }
+        let result = match bytes.iter().find(|piece| !piece.is_empty()) {
+            Some(first) if !this.tickets.is_empty() => this.tickets.poll_send_with(&mut this.stream, cx, first),
+            _ => Pin::new(&mut this.stream).poll_write_vectored(cx, bytes),
+        };
+        this.watch.note_write(result)
     }
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
     }
 
+    /// Tickets wait on: they go with what is written next, or once the client is waited for.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        let this = &mut *self;
+        // They are of use to a client that reads; one that does not is not waited for.
+        let _ = this.tickets.poll_send(&mut this.stream, cx);
+        Pin::new(&mut this.stream).poll_shutdown(cx)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncWriteExt;
+    use std::task::Waker;
+
+    use tokio::io::{AsyncWriteExt, join, sink};
 
     use super::*;
 
     #[tokio::test]
     async fn what_was_read_ahead_comes_first_in_pieces_of_any_size() {
         let watch = Arc::<Watch>::default();
-        let mut wire = Wire::new(&b" world"[..], Bytes::from_static(b"hello"), Arc::clone(&watch), None);
+        let socket = join(&b" world"[..], sink());
+        let mut wire = Wire::new(socket, Bytes::from_static(b"hello"), Arc::clone(&watch), None);
         assert!(watch.take_heard());
         let mut two = [0; 2];
         wire.read_exact(&mut two).await.unwrap();
@@ -363,7 +407,8 @@ mod tests {
         let sent: Vec<u8> = (0..200_000_u32).map(|byte| byte as u8 ^ (byte >> 8) as u8).collect();
         for asked in [1, 100, 4096, 5000, 40_000] {
             let reads = Arc::<AtomicUsize>::default();
-            let mut wire = Wire::new(Socket(&sent, Arc::clone(&reads)), Bytes::new(), Arc::default(), None);
+            let socket = join(Socket(&sent, Arc::clone(&reads)), sink());
+            let mut wire = Wire::new(socket, Bytes::new(), Arc::default(), None);
             let (mut came, mut piece) = (Vec::new(), vec![0; asked]);
             loop {
                 match wire.read(&mut piece).await.unwrap() {
@@ -399,8 +444,45 @@ mod tests {
         assert_eq!(watch.blocked(), None);
     }
 
+    #[tokio::test]
+    async fn tickets_go_with_the_first_answer_and_alone_only_where_there_is_none() {
+        let ticket = [&[23, 3, 3, 0, 98][..], &[0; 98]].concat();
+        for asks in [true, false] {
+            let watch = Arc::<Watch>::default();
+            let (ours, mut theirs) = tokio::io::duplex(1024);
+            let mut wire = Wire::new(ours, Bytes::new(), Arc::clone(&watch), None);
+            let mut came = [0; 1024];
+            watch.shake();
+            wire.write_all(b"the server's flight").await.unwrap();
+            assert_eq!(theirs.read(&mut came).await.unwrap(), 19);
+            wire.write_all(&ticket).await.unwrap();
+            assert_eq!(poll_read(&mut wire), Poll::Pending);
+            watch.forget();
+            wire.flush().await.unwrap();
+            // hyper reads on after a request before it begins it.
+            assert_eq!(poll_read(&mut wire), Poll::Pending);
+            let request = asks.then(|| watch.begin());
+            assert_eq!(poll_read(&mut wire), Poll::Pending);
+            let alone = tokio::select! {
+                biased;
+                read = theirs.read(&mut came) => read.unwrap(),
+                () = std::future::ready(()) => 0,
+            };
+            assert_eq!(alone, if asks { 0 } else { ticket.len() });
+            wire.write_all(b"answer").await.unwrap();
+            let read = theirs.read(&mut came).await.unwrap();
+            assert!(came[..read] == [&ticket[..if asks { ticket.len() } else { 0 }], b"answer"].concat());
+            drop(request);
+        }
+    }
+
+    fn poll_read(wire: &mut (impl AsyncRead + Unpin)) -> Poll<()> {
+        let mut cx = Context::from_waker(Waker::noop());
+        Pin::new(wire).poll_read(&mut cx, &mut ReadBuf::new(&mut [0; 16])).map(Result::unwrap)
+    }
+
     fn poll_write(wire: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> Poll<usize> {
-        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let mut cx = Context::from_waker(Waker::noop());
         Pin::new(wire).poll_write(&mut cx, bytes).map(Result::unwrap)
     }
 }
