@@ -91,6 +91,8 @@ pub enum Event {
         outcome: LoginOutcome,
         /// Of a guess that had failed already: not counted.
         repeat: bool,
+        /// The application took longer than the login's `pad`: its answers can be told from earlier ones.
+        late: bool,
     },
     /// A guess was refused before it was forwarded.
     GuessRefused {

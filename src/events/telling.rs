@@ -103,7 +103,7 @@ impl Event {
                     .text("cause", cause.as_str())
                     .flag("in_handshake", *in_handshake)
             }
-            Self::LoginAttempt { decision, client, account, identity, outcome, repeat } => {
+            Self::LoginAttempt { decision, client, account, identity, outcome, repeat, late } => {
                 Telling::new("login.attempt", if *outcome == LoginOutcome::Ok { Info } else { Notice }, Count::Guess(*outcome))
                     .clauses(&["O3", "O11"])
                     .shown("decision", decision)
@@ -113,6 +113,7 @@ impl Event {
                     .maybe_text("identity", identity.as_deref())
                     .text("outcome", outcome_code(*outcome))
                     .flag("repeat", *repeat)
+                    .flag("late", *late)
             }
             Self::GuessRefused { decision, client, account, scope } => {
                 Telling::new("guess.refused", Notice, Count::GuessRefused(*scope))

@@ -9,6 +9,7 @@ pub mod record;
 pub mod respond;
 
 mod login;
+mod pad;
 mod reading;
 
 use std::net::IpAddr;
@@ -227,7 +228,8 @@ impl<'a> Passage<'a> {
         Ok(Admitted { head, body, caller, target, route, permit, login })
     }
 
-    /// And from there: a login attempt is read and reserves its guess, the application answers, the guess is settled.
+    /// And from there: a login attempt is read and reserves its guess, the application answers, the guess is settled, and its
+    /// answer waits for its time.
     async fn proceed(&mut self, admitted: Admitted<'a>) -> Result<Response<Body>, Denial> {
         let Admitted { mut head, body, caller, target, route, permit, login } = admitted;
         let terms = self.terms(route);

@@ -22,6 +22,7 @@ mod headers;
 mod http2_abuse;
 mod http2_memory;
 mod limits;
+mod login_time;
 mod logins;
 mod memory;
 mod metrics;
