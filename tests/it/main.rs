@@ -33,6 +33,7 @@ mod proxy_protocol;
 mod records;
 mod reload;
 mod shedding;
+mod signatures;
 mod state;
 mod support;
 mod tables;
