@@ -15,6 +15,7 @@ mod demo;
 mod disk_full;
 mod door;
 mod drain;
+mod fleet;
 mod forward;
 mod framing;
 mod framing_table;
