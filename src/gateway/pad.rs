@@ -19,6 +19,11 @@ const MOST_BYTES: usize = 64 * 1024;
 /// Parts in which they may come: each has a price of its own.
 const MOST_FRAMES: usize = 64;
 
+/// Fields by which applications and what stands before them tell when or how fast they answered. A `Date` is set anew when the
+/// answer leaves.
+const TELLING: [&str; 6] =
+    ["date", "server-timing", "x-runtime", "x-response-time", "x-process-time", "x-envoy-upstream-service-time"];
+
 /// The time of one attempt, from the moment in which it was handed to the application.
 ///
 /// Fails closed: an answer that it holds leaves on a multiple of the length, however early or late the application was.
@@ -39,12 +44,13 @@ impl Pad {
         !self.length.is_zero() && self.since.elapsed() > self.length
     }
 
-    /// Gives the answer back at the next multiple since the beginning. Whoever stops waiting loses the answer and nothing else.
+    /// Gives the answer back at the next multiple since the beginning, without what tells its time otherwise. Whoever stops waiting loses the answer and nothing else.
     pub async fn hold<E>(self, answer: Result<Response<Body>, E>) -> Result<Response<Body>, E> {
         if self.length.is_zero() {
             return answer;
         }
         let due = self.due();
+        let answer = answer.map(without_its_time);
         let answer = match answer {
             Ok(response) if !response.body().is_end_stream() => {
                 let (head, body) = response.into_parts();
@@ -121,6 +127,13 @@ impl http_body::Body for Held {
     fn size_hint(&self) -> SizeHint {
         self.size.exact().map_or_else(SizeHint::default, |whole| SizeHint::with_exact(whole.saturating_sub(self.passed)))
     }
+}
+
+fn without_its_time(mut response: Response<Body>) -> Response<Body> {
+    for name in TELLING {
+        response.headers_mut().remove(name);
+    }
+    response
 }
 
 fn length(frame: &Result<Frame<Bytes>, BodyError>) -> usize {

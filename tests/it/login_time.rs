@@ -13,6 +13,10 @@ use crate::support::{ACCOUNT, BASE, LOGIN, OPEN_SITE, Stage, Visitor, credential
 /// Longer than any of these tests: whoever has his answer did not wait for it.
 const LONG: &str = "pad = \"10s\"";
 
+/// An application that tells its own time, too.
+const REFUSAL: &[u8] = b"HTTP/1.1 401 Unauthorized\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\nX-Runtime: 0.080123\r\n\
+    Server-Timing: db;dur=80\r\nContent-Length: 2\r\n\r\nno";
+
 #[test]
 fn trap_timing_leak_of_user_existence_no_failing_answer_leaves_before_its_time() {
     // A password is hashed only for an account that exists.
@@ -23,6 +27,9 @@ fn trap_timing_leak_of_user_existence_no_failing_answer_leaves_before_its_time()
             let began = Instant::now();
             let refused = Visitor::new(&stage, [1, 1]).sign_in(account, "wrong").await.unwrap();
             assert_eq!((refused.status.as_u16(), &*refused.body), (401, &b"no"[..]));
+            assert_eq!(refused.headers.get_all("date").iter().count(), 1);
+            assert!(!refused.header("date").contains("1994"), "it is dated when it leaves");
+            assert!(!refused.headers.contains_key("x-runtime") && !refused.headers.contains_key("server-timing"));
             assert!(began.elapsed() >= Duration::from_millis(400), "{account}: {:?}", began.elapsed());
             event(&mut stage, &["login.attempt", account, "\"outcome\":\"failed\"", "\"late\":"]).await;
         }
@@ -159,7 +166,7 @@ fn slow_for(delay: impl Fn(&Heard) -> u64 + Send + Sync + 'static) -> Toy {
             while let Some(heard) = hear(&mut stream, &mut ahead).await {
                 let posted = heard.head.starts_with("POST");
                 tokio::time::sleep(Duration::from_millis(if posted { delay(&heard) } else { 0 })).await;
-                let answer: &[u8] = if posted { b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\nno" } else { OK };
+                let answer: &[u8] = if posted { REFUSAL } else { OK };
                 if stream.write_all(answer).await.is_err() {
                     break;
                 }

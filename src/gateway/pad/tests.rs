@@ -86,6 +86,20 @@ async fn only_what_comes_after_the_first_multiple_is_late() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn trap_timing_leak_of_user_existence_no_header_tells_when_a_held_answer_came() {
+    for (length, kept) in [(PAD, 1), (Duration::ZERO, 1 + TELLING.len())] {
+        let mut response = Response::new(full("no"));
+        for name in TELLING {
+            response.headers_mut().append(name, "80".parse().unwrap());
+            response.headers_mut().append(name, "81".parse().unwrap());
+        }
+        response.headers_mut().insert("content-type", "text/plain".parse().unwrap());
+        let answer = Pad::begin(length).hold(Ok::<_, Infallible>(response)).await.unwrap();
+        assert_eq!(answer.headers().keys_len(), kept);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_held_answer_gives_its_connection_back_while_it_waits() {
     let ended = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&ended);
