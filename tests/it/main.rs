@@ -31,6 +31,7 @@ mod plain;
 mod proxy_protocol;
 mod records;
 mod reload;
+mod revocation;
 mod shedding;
 mod state;
 mod support;
