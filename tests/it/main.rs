@@ -18,6 +18,7 @@ mod drain;
 mod forward;
 mod framing;
 mod framing_table;
+mod generations;
 mod headers;
 mod http2_abuse;
 mod http2_memory;
