@@ -110,6 +110,18 @@ pub enum Event {
         by: String,
         reason: String,
     },
+    /// An exchange under way was ended, since its caller's next request would be refused.
+    ExchangeEnded {
+        decision: DecisionId,
+        client: IpAddr,
+        identity: Option<Name>,
+        approval: Option<Name>,
+        route: Name,
+        reason: Reason,
+        cause: Cow<'static, str>,
+        /// It had become a tunnel; its record was told with its 101.
+        tunnel: bool,
+    },
     /// Limits in shadow that would have refused.
     LimitShadowed {
         limit: Name,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::policy::CertCause;
+use crate::policy::{CertCause, Reason};
 
 use super::{ConnectionCause, Event, GuessScope, LoginOutcome, RequestRecord, Severity};
 
@@ -30,6 +30,7 @@ pub(super) enum Count<'a> {
     GuessRefused(GuessScope),
     BanMade,
     BanLifted,
+    ExchangeEnded(Reason),
     LimitShadowed(&'a str),
     TableOverflow { table: &'static str, keys: u64 },
     ReloadFailed,
@@ -139,6 +140,18 @@ impl Event {
                 .shown("key", key)
                 .text("by", by)
                 .text("reason", reason),
+            Self::ExchangeEnded { decision, client, identity, approval, route, reason, cause, tunnel } => {
+                Telling::new("exchange.ended", Notice, Count::ExchangeEnded(*reason))
+                    .clauses(&["C0a", "C7"])
+                    .shown("decision", decision)
+                    .shown("client", client)
+                    .maybe_text("identity", identity.as_deref())
+                    .maybe_text("approval", approval.as_deref())
+                    .text("route", route)
+                    .text("reason", reason.code())
+                    .text("cause", cause)
+                    .flag("tunnel", *tunnel)
+            }
             Self::LimitShadowed { limit, route, client } => Telling::new("limit.shadowed", Info, Count::LimitShadowed(limit))
                 .clauses(&["O1"])
                 .text("limit", limit)
