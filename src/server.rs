@@ -14,7 +14,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -59,6 +59,8 @@ pub struct Options {
     pub process: bool,
     /// Every event as a JSON line as well.
     pub tap: Option<tokio::sync::mpsc::UnboundedSender<String>>,
+    /// Every snapshot that goes live: who listens sees when it is let go.
+    pub snapshots: Option<tokio::sync::mpsc::UnboundedSender<Weak<Snapshot>>>,
     /// Absent: the system's.
     pub clock: Option<Clock>,
 }
@@ -111,6 +113,7 @@ struct Roof {
     overflows: [AtomicU64; 4],
     expiring: Mutex<expiry::Told>,
     started: Now,
+    snapshots: Option<tokio::sync::mpsc::UnboundedSender<Weak<Snapshot>>>,
     /// Whether stderr is ours to write on.
     process: bool,
 }
@@ -175,6 +178,7 @@ impl Roof {
             overflows: Default::default(),
             expiring: Mutex::default(),
             started: now,
+            snapshots: options.snapshots.clone(),
             process: options.process,
         });
         Ok(Live { roof, prepared, admin_socket, options })
@@ -199,7 +203,11 @@ impl Roof {
         }
         self.take_over_upstreams(&upstreams);
         let policy = Arc::clone(policy);
-        gateway.snapshot.store(Arc::new(Snapshot { generation, policy, tls, upstreams, config: Arc::clone(&config) }));
+        let snapshot = Arc::new(Snapshot { generation, policy, tls, upstreams, config: Arc::clone(&config) });
+        if let Some(watching) = &self.snapshots {
+            let _ = watching.send(Arc::downgrade(&snapshot));
+        }
+        gateway.snapshot.store(snapshot);
         self.open_doors(&config, sockets, metrics);
         *self.read() = read;
         self.retarget.notify_one();

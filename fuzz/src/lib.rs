@@ -24,7 +24,7 @@ use doorward::state::limits::Limits;
 use doorward::state::store::Store;
 use doorward::state::store::embedded::EmbeddedStore;
 use doorward::tls::TlsState;
-use doorward::upstream::{Pool, Upstreams};
+use doorward::upstream::Upstreams;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::net::{TcpListener, TcpStream};
@@ -135,7 +135,7 @@ fn worker(config: Arc<Config>) -> Arc<Worker> {
     };
     let upstreams = Upstreams::new(events.clone()).prepare(&config.upstreams, tls.upstream_clients());
     let gateway = Arc::new(Gateway::new(Snapshot { generation: 1, policy, tls, upstreams, config }, state, events, clock));
-    Arc::new(Worker { id: 0, gateway, pool: Pool::new() })
+    Arc::new(Worker::new(0, gateway))
 }
 
 async fn serve(worker: Arc<Worker>, stream: DuplexStream, h2: bool) {

@@ -14,7 +14,7 @@ use crate::policy::login::{AccountSource, FieldSource};
 use crate::policy::route::{BotRule, CertDemand};
 
 use super::read::{Named, Tables, table};
-use super::values::{HeaderLine, Int, OneOrMany, Period, RouteMatch, Size, UnixSocket, Workers};
+use super::values::{HeaderLine, Int, OneOrMany, Pause, Period, RouteMatch, Size, UnixSocket, Workers};
 use super::{Located, LogFormat, LogTarget, PlainHttp, ServerUrl, TlsVersion};
 
 /// Largest `body`: beyond it a cap is no cap.
@@ -245,6 +245,8 @@ table! {
         failed: Tables<OutcomeTable> = [{ status = [401, 403] }],
         /// Answers that mean success, and alone clear failures; without it any other answer below 500 counts as success.
         ok: Tables<OutcomeTable> = [],
+        /// Every answer but a success leaves only on a multiple of this since the attempt was sent on, so that its time does not tell which accounts exist; "0s" is off.
+        pad: Pause = "250ms",
     }
 }
 

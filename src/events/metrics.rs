@@ -39,6 +39,7 @@ pub struct Metrics {
     guesses_refused: [Counter; GuessScope::ALL.len()],
     bans_made: Counter,
     bans_lifted: Counter,
+    exchanges_ended: Family<Labels<1>, Counter>,
     bans_live: Gauge,
     tables: Family<Labels<1>, Gauge>,
     overflows: Family<Labels<1>, Counter>,
@@ -83,7 +84,7 @@ impl Metrics {
 
         let requests = Family::<Labels<2>, Counter>::default();
         let durations = Family::<Labels<1>, Histogram, fn() -> Histogram>::new_with_constructor(|| Histogram::new(BUCKETS));
-        let denials = family(&mut registry, "denials", "Requests refused, by public reason", "reason");
+        let denials = family(&mut registry, "denials", "Requests refused, or ended under way, by public reason", "reason");
         let refused = family(&mut registry, "connections_refused", "Connections ended before there was a request", "cause");
         let guesses_refused =
             family(&mut registry, "guesses_refused", "Login attempts refused before they were forwarded", "scope");
@@ -110,6 +111,7 @@ impl Metrics {
             guesses_refused: GuessScope::ALL.map(|scope| guesses_refused(scope.as_str())),
             bans_made: counter(&mut registry, "bans_made", "Bans made"),
             bans_lifted: counter(&mut registry, "bans_lifted", "Bans lifted by operators"),
+            exchanges_ended: registered(&mut registry, "exchanges_ended", "Exchanges ended under way, by public reason"),
             bans_live: gauge(&mut registry, "bans_live", "Bans in force"),
             tables: registered(&mut registry, "table_entries", "Entries of a bounded table"),
             overflows: registered(&mut registry, "table_overflow", "Keys that a full table folded or refused"),
@@ -215,6 +217,7 @@ impl Metrics {
             Count::GuessRefused(scope) => bump(self.guesses_refused.get(scope as usize)),
             Count::BanMade => bump(Some(&self.bans_made)),
             Count::BanLifted => bump(Some(&self.bans_lifted)),
+            Count::ExchangeEnded(reason) => bump(Some(&*self.exchanges_ended.get_or_create(&label("reason", reason.code())))),
             Count::LimitShadowed(limit) => bump(Some(&*self.shadowed.get_or_create(&label("limit", limit)))),
             Count::TableOverflow { table, keys } => {
                 self.overflows.get_or_create(&label("table", table)).inc_by(keys);

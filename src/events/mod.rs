@@ -91,6 +91,8 @@ pub enum Event {
         outcome: LoginOutcome,
         /// Of a guess that had failed already: not counted.
         repeat: bool,
+        /// The application took longer than the login's `pad`: its answers can be told from earlier ones.
+        late: bool,
     },
     /// A guess was refused before it was forwarded.
     GuessRefused {
@@ -107,6 +109,18 @@ pub enum Event {
         key: BanKey,
         by: String,
         reason: String,
+    },
+    /// An exchange under way was ended, since its caller's next request would be refused.
+    ExchangeEnded {
+        decision: DecisionId,
+        client: IpAddr,
+        identity: Option<Name>,
+        approval: Option<Name>,
+        route: Name,
+        reason: Reason,
+        cause: Cow<'static, str>,
+        /// It had become a tunnel; its record was told with its 101.
+        tunnel: bool,
     },
     /// Limits in shadow that would have refused.
     LimitShadowed {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::policy::CertCause;
+use crate::policy::{CertCause, Reason};
 
 use super::{ConnectionCause, Event, GuessScope, LoginOutcome, RequestRecord, Severity};
 
@@ -30,6 +30,7 @@ pub(super) enum Count<'a> {
     GuessRefused(GuessScope),
     BanMade,
     BanLifted,
+    ExchangeEnded(Reason),
     LimitShadowed(&'a str),
     TableOverflow { table: &'static str, keys: u64 },
     ReloadFailed,
@@ -103,7 +104,7 @@ impl Event {
                     .text("cause", cause.as_str())
                     .flag("in_handshake", *in_handshake)
             }
-            Self::LoginAttempt { decision, client, account, identity, outcome, repeat } => {
+            Self::LoginAttempt { decision, client, account, identity, outcome, repeat, late } => {
                 Telling::new("login.attempt", if *outcome == LoginOutcome::Ok { Info } else { Notice }, Count::Guess(*outcome))
                     .clauses(&["O3", "O11"])
                     .shown("decision", decision)
@@ -113,6 +114,7 @@ impl Event {
                     .maybe_text("identity", identity.as_deref())
                     .text("outcome", outcome_code(*outcome))
                     .flag("repeat", *repeat)
+                    .flag("late", *late)
             }
             Self::GuessRefused { decision, client, account, scope } => {
                 Telling::new("guess.refused", Notice, Count::GuessRefused(*scope))
@@ -138,6 +140,18 @@ impl Event {
                 .shown("key", key)
                 .text("by", by)
                 .text("reason", reason),
+            Self::ExchangeEnded { decision, client, identity, approval, route, reason, cause, tunnel } => {
+                Telling::new("exchange.ended", Notice, Count::ExchangeEnded(*reason))
+                    .clauses(&["C0a", "C7"])
+                    .shown("decision", decision)
+                    .shown("client", client)
+                    .maybe_text("identity", identity.as_deref())
+                    .maybe_text("approval", approval.as_deref())
+                    .text("route", route)
+                    .text("reason", reason.code())
+                    .text("cause", cause)
+                    .flag("tunnel", *tunnel)
+            }
             Self::LimitShadowed { limit, route, client } => Telling::new("limit.shadowed", Info, Count::LimitShadowed(limit))
                 .clauses(&["O1"])
                 .text("limit", limit)

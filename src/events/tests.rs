@@ -180,6 +180,7 @@ fn no_metric_ever_carries_an_address_a_path_or_a_user() {
         identity: None,
         outcome: LoginOutcome::Failed,
         repeat: false,
+        late: false,
     });
     events.emit(Event::GuessRefused { decision: DecisionId(1), client, account: "alice".into(), scope: GuessScope::Account });
     events.emit(Event::ConnectionRefused { peer: client.ip, client: None, cause: ConnectionCause::Banned });

@@ -45,6 +45,15 @@ pub struct Terms {
     pub idle: Duration,
 }
 
+/// What became of a request that was sent.
+pub struct Forwarded {
+    pub response: Response<Body>,
+    /// Who answered.
+    pub server: Arc<str>,
+    /// Of a 101: it carries bytes once it is polled, and closes both sides when it is dropped.
+    pub tunnel: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+}
+
 /// Sends a permitted request. `request` already carries its upstream headers and canonical target. Request trailers are
 /// dropped, response trailers pass. An upgrade is tunnelled only after the upstream's 101.
 ///
@@ -57,7 +66,7 @@ pub async fn send(
     request: Request<Body>,
     client_upgrade: Option<OnUpgrade>,
     terms: Terms,
-) -> Result<(Response<Body>, Arc<str>), ForwardError> {
+) -> Result<Forwarded, ForwardError> {
     // Taken for what it proves: nothing is forwarded without one.
     let _: &Permit = permit;
     exchange(&worker.pool, upstream, request, client_upgrade, &terms).await
@@ -81,7 +90,7 @@ async fn exchange(
     mut request: Request<Body>,
     client_upgrade: Option<OnUpgrade>,
     terms: &Terms,
-) -> Result<(Response<Body>, Arc<str>), ForwardError> {
+) -> Result<Forwarded, ForwardError> {
     if request.body().size_hint().lower() > terms.body {
         let cause = format!("the request announces more than {} bytes of body", terms.body);
         return Err(ForwardError { kind: ForwardErrorKind::BodyTooLarge, unsent: true, cause });
@@ -103,7 +112,8 @@ async fn exchange(
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         response.headers_mut().remove(UPGRADE);
         response.extensions_mut().clear();
-        return Ok((response.map(|body| response_body(body, upstream.timeouts.idle)), server));
+        let response = response.map(|body| response_body(body, upstream.timeouts.idle));
+        return Ok(Forwarded { response, server, tunnel: None });
     }
 
     let (Some(client), Some(asked)) = (client_upgrade, asked) else {
@@ -114,8 +124,8 @@ async fn exchange(
     }
     let (head, body) = response.into_parts();
     let far = body.into_tunnel().ok_or_else(|| bad_gateway("the upstream switched protocols where none can be"))?;
-    tokio::spawn(tunnel(client, far, terms.idle.max(TUNNEL_IDLE)));
-    Ok((Response::from_parts(head, empty()), server))
+    let tunnel = Box::pin(tunnel(client, far, terms.idle.max(TUNNEL_IDLE)));
+    Ok(Forwarded { response: Response::from_parts(head, empty()), server, tunnel: Some(tunnel) })
 }
 
 /// The upstream's body with its gap deadline.

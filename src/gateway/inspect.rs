@@ -15,7 +15,7 @@ use crate::policy::approval::ApprovalUse;
 use crate::policy::bot::{BotClass, BotClassifier};
 use crate::policy::decide::BanFact;
 use crate::policy::route::{canonical_host, names_host};
-use crate::policy::{ApprovalFact, ApprovalFault, CanonicalPath, CertFact, Denial, Facts, Name, Reason, Site};
+use crate::policy::{ApprovalFact, ApprovalFault, CanonicalPath, CertFact, Denial, Facts, LiveApproval, Name, Reason, Site};
 use crate::tls;
 
 use super::inbound::Ambiguous;
@@ -42,18 +42,29 @@ pub struct Bots {
     verdicts: Cache<Box<[u8]>, BotClass>,
 }
 
-/// Everything that facts are gathered from.
+/// Everything that facts are gathered from: of a request that is to be decided, or of a stay that is decided anew.
 pub struct Scene<'a> {
     pub gateway: &'a Gateway,
     pub snapshot: &'a Snapshot,
     pub connection: &'a Connection,
     pub client: &'a ClientAddr,
-    pub site: &'a Site,
-    pub target: &'a Target,
+    /// `None`: no site of the snapshot is meant any more, so nobody vouches for a certificate.
+    pub site: Option<&'a Site>,
+    pub host: &'a Name,
+    pub path: &'a CanonicalPath,
     pub method: &'a Method,
-    pub headers: &'a HeaderMap,
+    pub bot: BotClass,
+    pub claim: Claim<'a>,
     pub address_ban: Option<BanFact>,
     pub now: Now,
+}
+
+/// The approval that somebody says to have.
+pub enum Claim<'a> {
+    /// By the one token of a request, as [`presented_token`] read it.
+    Token(Result<Option<&'a [u8]>, ApprovalFault>),
+    /// By one that was judged before: the approval as it was then.
+    Judged(Option<&'a LiveApproval>),
 }
 
 impl Scene<'_> {
@@ -67,27 +78,21 @@ impl Scene<'_> {
             _ => None,
         };
         let identity_ban = proven.and_then(|key| self.gateway.state.bans.of_identity(&key, self.now));
-        Facts {
-            cert,
-            bot: self.gateway.bots.classify(self.headers),
-            approval,
-            address_ban: self.address_ban.clone(),
-            identity_ban,
-        }
+        Facts { cert, bot: self.bot, approval, address_ban: self.address_ban.clone(), identity_ban }
     }
 
     /// Fails closed: a verdict is kept per connection and generation, and no longer than the first thing behind it expires.
     fn certificate(&self) -> CertFact {
-        if self.connection.chain.is_empty() || self.site.client_ca.is_empty() {
+        let Some(site) = self.site.filter(|site| !site.client_ca.is_empty() && !self.connection.chain.is_empty()) else {
             return CertFact::Absent;
-        }
+        };
         let mut kept = self.connection.verdict.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let verdict = match &*kept {
             Some((generation, verdict)) if *generation == self.snapshot.generation && verdict.stands_at(self.now.wall) => {
                 verdict.clone()
             }
             _ => {
-                let verdict = self.snapshot.tls.judge(self.site.id, &self.connection.chain, self.now);
+                let verdict = self.snapshot.tls.judge(site.id, &self.connection.chain, self.now);
                 self.tell_refusal(&verdict);
                 *kept = Some((self.snapshot.generation, verdict.clone()));
                 verdict
@@ -104,7 +109,7 @@ impl Scene<'_> {
         let (subject, issuer) = tls::describe(leaf);
         self.gateway.events.emit(Event::CertificateRefused {
             client: self.client.ip,
-            site: self.target.host.to_string(),
+            site: self.host.to_string(),
             subject,
             issuer,
             cause: *cause,
@@ -114,29 +119,24 @@ impl Scene<'_> {
 
     /// A presented token is judged in full, wherever it is presented.
     fn approval(&self, cert: &CertFact) -> ApprovalFact {
-        let token = match presented_token(self.headers) {
-            Ok(None) => return ApprovalFact::Absent,
-            Ok(Some(token)) => token,
-            Err(fault) => return ApprovalFact::Refused(fault),
+        let approvals = &self.gateway.state.approvals;
+        let claimed = match self.claim {
+            Claim::Token(Ok(None)) | Claim::Judged(None) => return ApprovalFact::Absent,
+            Claim::Token(Ok(Some(token))) => approvals.present(token),
+            Claim::Token(Err(fault)) => Err(fault),
+            Claim::Judged(Some(before)) => approvals.standing(before),
         };
         let used = ApprovalUse {
             client: self.client,
-            site: self.site,
-            host: &self.target.host,
+            host: self.host,
             method: self.method,
-            path: &self.target.path,
+            path: self.path,
             identity: match cert {
                 CertFact::Held(identity) => Some(identity),
                 _ => None,
             },
         };
-        let judged = self
-            .gateway
-            .state
-            .approvals
-            .present(token)
-            .and_then(|(live, serial)| live.judge(serial, &used, self.now).map(|()| live));
-        match judged {
+        match claimed.and_then(|(live, serial)| live.judge(serial, &used, self.now).map(|()| live)) {
             Ok(live) => ApprovalFact::Held(live),
             Err(fault) => ApprovalFact::Refused(fault),
         }
@@ -149,7 +149,7 @@ impl Bots {
         Self { classifier: BotClassifier::new(), verdicts: Cache::new(4096) }
     }
 
-    fn classify(&self, headers: &HeaderMap) -> BotClass {
+    pub fn classify(&self, headers: &HeaderMap) -> BotClass {
         let Some(agent) = headers.get(USER_AGENT).map(|value| value.as_bytes()) else {
             return BotClass::NoUserAgent;
         };

@@ -1,4 +1,4 @@
-//! A login attempt on its way: recognised, read whole, reserved, forwarded, settled.
+//! A login attempt on its way: recognised, read whole, reserved, forwarded, settled, and answered in time with its like.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,6 +18,7 @@ use crate::state::store::Durable;
 use crate::upstream::{Body, BodyError, ForwardError, ForwardErrorKind, Sent};
 
 use super::inbound::Inbound;
+use super::pad::Pad;
 use super::{Gateway, forward};
 
 /// The rule by which this request is an attempt, whatever its body.
@@ -55,6 +56,7 @@ pub struct Guess {
     rule: Arc<LoginRule>,
     told: Told,
     sent: Sent,
+    pad: Pad,
 }
 
 /// What the events of one guess say.
@@ -92,7 +94,7 @@ impl Desk<'_> {
                 let (sent, cut_off) = (Sent::default(), Told { repeat: permit.is_repeat(), ..told.clone() });
                 let (reached, told) = (sent.clone(), cut_off.clone());
                 let permit = permit.on_drop(move || reached.get(), move |settled, outcome| cut_off.cut(settled, outcome));
-                Ok(Guess { permit, rule: Arc::clone(self.rule), told, sent })
+                Ok(Guess { permit, rule: Arc::clone(self.rule), told, sent, pad: Pad::begin(self.rule.pad) })
             }
             Err(refusal) => {
                 told.refused(match refusal.scope {
@@ -113,6 +115,9 @@ impl Guess {
 
     /// Settles by the answer; a ban that follows is on disk before the answer leaves.
     /// A success is a proof of the connection's client.
+    ///
+    /// Fails closed: only the answer is held, never the verdict, so that nobody gains a guess by it. A success is not held, for
+    /// it says more than its time; nor is what never reached the application, which cannot know of it and takes no budget.
     pub async fn settle(
         self,
         sent: Result<Response<Body>, ForwardError>,
@@ -131,11 +136,14 @@ impl Guess {
         }
         let now = self.told.gateway.clock.now();
         let settled = self.permit.settle(outcome, now);
-        self.told.outcome(outcome);
+        self.told.outcome(outcome, self.pad.is_over());
         if let Some(ban) = self.told.ban(settled, now) {
             self.told.written(ban).await;
         }
-        sent
+        match outcome {
+            LoginOutcome::Ok | LoginOutcome::Unsent => sent,
+            LoginOutcome::Failed | LoginOutcome::Fault => self.pad.hold(sent).await,
+        }
     }
 }
 
@@ -157,14 +165,14 @@ impl Told {
 
     /// The client hung up: there is nobody left to answer, so the disk is not waited for.
     fn cut(self, settled: Settled, outcome: LoginOutcome) {
-        self.outcome(outcome);
+        self.outcome(outcome, false);
         let Some(ban) = self.ban(settled, self.gateway.clock.now()) else { return };
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move { self.written(ban).await });
         }
     }
 
-    fn outcome(&self, outcome: LoginOutcome) {
+    fn outcome(&self, outcome: LoginOutcome, late: bool) {
         self.gateway.events.emit(Event::LoginAttempt {
             decision: self.decision,
             client: self.client,
@@ -175,6 +183,7 @@ impl Told {
             },
             outcome,
             repeat: self.repeat,
+            late,
         });
     }
 

@@ -9,7 +9,9 @@ pub mod record;
 pub mod respond;
 
 mod login;
+mod pad;
 mod reading;
+mod stays;
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,12 +21,14 @@ use arc_swap::ArcSwap;
 use http::{HeaderValue, Request, Response, Version, request};
 use hyper::upgrade::OnUpgrade;
 use rustls::pki_types::CertificateDer;
+use tokio::task::AbortHandle;
 
 use crate::clock::{Clock, Now};
 use crate::config::Config;
 use crate::events::{DecisionId, Event, Events};
 use crate::net::ClientAddr;
 use crate::policy::ban::BanAnswer;
+use crate::policy::bot::BotClass;
 use crate::policy::decide::BanFact;
 use crate::policy::login::{AccountKey, LoginRule};
 use crate::policy::{ApprovalFact, CertFact, Denial, Facts, Name, Permit, Policy, Reason, Route, Site};
@@ -38,9 +42,10 @@ use crate::upstream::{Body, ForwardError, ForwardErrorKind, Pool, Upstream};
 
 use headers::Upward;
 use inbound::Inbound;
-use inspect::{Bots, Scene, Target};
+use inspect::{Bots, Claim, Scene, Target};
 use record::Recorder;
 use respond::Asked;
+use stays::{Guest, Stays};
 
 pub use reading::{Readers, Reading};
 
@@ -78,6 +83,7 @@ pub struct Worker {
     pub id: usize,
     pub gateway: Arc<Gateway>,
     pub pool: Pool,
+    stays: Arc<Stays>,
 }
 
 /// One accepted connection, after PROXY header and handshake.
@@ -99,6 +105,10 @@ pub struct Connection {
     pub proven: AtomicBool,
     /// What its requests tell the application of where they come from.
     pub origin: OnceLock<headers::Origin>,
+    /// The task that it lives in, where a listener runs it.
+    task: OnceLock<AbortHandle>,
+    /// It is ended for what its client may no longer do: its socket is reset when it closes.
+    ended: AtomicBool,
 }
 
 /// The request is not answered: its connection is closed (HTTP/1) or its stream reset (HTTP/2).
@@ -124,11 +134,17 @@ impl Connection {
         tls: &'static str,
     ) -> Self {
         let (verdict, proven, origin) = (Mutex::new(None), AtomicBool::new(false), OnceLock::new());
-        Self { peer, client, server_name, chain, tls, verdict, proven, origin }
+        let (task, ended) = (OnceLock::new(), AtomicBool::new(false));
+        Self { peer, client, server_name, chain, tls, verdict, proven, origin, task, ended }
     }
 }
 
 impl Worker {
+    /// One that serves nothing yet.
+    pub fn new(id: usize, gateway: Arc<Gateway>) -> Self {
+        Self { id, gateway, pool: Pool::new(), stays: Arc::default() }
+    }
+
     /// One request: every refusal becomes its answer, and exactly one record is told, also when the client leaves.
     /// Fails closed: the only way to no answer is a banned client where bans are dropped.
     pub async fn handle(
@@ -138,15 +154,19 @@ impl Worker {
     ) -> Result<Response<Body>, Dropped> {
         let gateway = &self.gateway;
         let now = gateway.clock.now();
-        let snapshot = gateway.snapshot.load_full();
         let id = DecisionId::fresh(now.wall);
         let decision = headers::decision(id);
-        let mut recorder = Recorder::begin(gateway, &snapshot, &connection, &request, id, now);
         let asked = Asked::of(&request);
+        let snapshot = gateway.snapshot.load();
+        let policy = Arc::clone(&snapshot.policy);
+        let mut recorder = Recorder::begin(gateway, &snapshot, &connection, &request, id, now);
 
-        let (worker, connection) = (&self, &*connection);
-        let mut passage = Passage { worker, snapshot: &snapshot, connection, now, decision: &decision, recorder: &mut recorder };
-        let answer = match passage.judge(request) {
+        let (worker, connection) = (&self, &connection);
+        let mut passage = Passage { worker, policy: &policy, connection, now, decision: &decision, recorder: &mut recorder };
+        let judged = passage.judge(request, &snapshot);
+        // An upload of hours would keep its keys and revocation lists in memory.
+        drop(snapshot);
+        let answer = match judged {
             // In a box: a refusal should not carry the room for it.
             Ok(admitted) => Box::pin(passage.proceed(admitted)).await,
             Err(denial) => Err(denial),
@@ -156,12 +176,12 @@ impl Worker {
                 headers::towards_client(response.headers_mut(), decision, recorder.record.host.as_deref());
                 response
             }
-            Err(denial) if denial.reason == Reason::Banned && snapshot.policy.bans.answer == BanAnswer::Drop => {
+            Err(denial) if denial.reason == Reason::Banned && policy.bans.answer == BanAnswer::Drop => {
                 recorder.refused(denial);
                 return Err(Dropped);
             }
             Err(denial) => {
-                let mut response = respond::denial(&denial, decision, &asked, &snapshot.policy.document);
+                let mut response = respond::denial(&denial, decision, &asked, &policy.document);
                 headers::demand_tls(response.headers_mut(), recorder.record.host.as_deref());
                 recorder.refused(denial);
                 response
@@ -175,8 +195,8 @@ impl Worker {
 /// One request on its way through the checks.
 struct Passage<'a> {
     worker: &'a Arc<Worker>,
-    snapshot: &'a Arc<Snapshot>,
-    connection: &'a Connection,
+    policy: &'a Arc<Policy>,
+    connection: &'a Arc<Connection>,
     now: Now,
     decision: &'a HeaderValue,
     recorder: &'a mut Recorder,
@@ -189,6 +209,8 @@ struct Admitted<'a> {
     caller: Caller,
     target: Target,
     route: &'a Arc<Route>,
+    upstream: Option<Arc<Upstream>>,
+    terms: forward::Terms,
     permit: Permit,
     /// A login attempt: its account is a key of limits too, and stands in its body.
     login: Option<(&'a Arc<LoginRule>, Box<Charges>)>,
@@ -196,13 +218,13 @@ struct Admitted<'a> {
 
 impl<'a> Passage<'a> {
     /// The story of one request up to its permit, top to bottom: cheap checks first, then what costs. Nothing here waits.
-    fn judge(&mut self, request: Request<Inbound>) -> Result<Admitted<'a>, Denial> {
+    fn judge(&mut self, request: Request<Inbound>, snapshot: &Snapshot) -> Result<Admitted<'a>, Denial> {
         let (head, body) = request.into_parts();
-        let policy = &self.snapshot.policy;
-        let caller = self.caller(&head)?;
+        let policy = self.policy;
+        let caller = self.caller(&head, &snapshot.config)?;
         let address_ban = self.banned(&caller.client, &head)?;
 
-        inspect::head(&head, &self.snapshot.config.caps)?;
+        inspect::head(&head, &snapshot.config.caps)?;
         let target = inspect::target(&head, self.connection.server_name.as_ref())?;
         self.note_target(&target);
         let sni = policy.sites.named(self.connection.server_name.as_deref());
@@ -212,7 +234,7 @@ impl<'a> Passage<'a> {
 
         let mut charges = Charges::default();
         self.charge(route, LimitSubject { client: Some(caller.client.key), ..Default::default() }, &mut charges)?;
-        let facts = self.scene(&head, &caller, site, &target, address_ban).facts();
+        let facts = self.scene(snapshot, &head, &caller, site, &target, address_ban).facts();
         self.note_facts(&facts);
         let permit = policy.decide(route, &facts, self.now)?;
         inspect::declared_body(&head.headers, route.body)?;
@@ -224,13 +246,16 @@ impl<'a> Passage<'a> {
             }
             Some(rule) => Some((rule, Box::new(charges))),
         };
-        Ok(Admitted { head, body, caller, target, route, permit, login })
+        let (upstream, terms) = (snapshot.upstreams.get(route.upstream.0).cloned(), terms(&snapshot.config, route));
+        let admitted = Admitted { head, body, caller, target, route, upstream, terms, permit, login };
+        self.enter(&admitted, facts.bot);
+        Ok(admitted)
     }
 
-    /// And from there: a login attempt is read and reserves its guess, the application answers, the guess is settled.
+    /// And from there: a login attempt is read and reserves its guess, the application answers, the guess is settled, and its
+    /// answer waits for its time.
     async fn proceed(&mut self, admitted: Admitted<'a>) -> Result<Response<Body>, Denial> {
-        let Admitted { mut head, body, caller, target, route, permit, login } = admitted;
-        let terms = self.terms(route);
+        let Admitted { mut head, body, caller, target, route, upstream, terms, permit, login } = admitted;
         let (body, guess) = match login {
             None => (self.recorder.count_in(forward::request_body(body, &terms)), None),
             Some((rule, mut charges)) => {
@@ -244,7 +269,7 @@ impl<'a> Passage<'a> {
             }
         };
 
-        let sent = self.forward(route, &permit, head, body, &target, &caller, terms).await;
+        let sent = self.forward(upstream, &permit, head, body, &target, &caller, terms).await;
         let sent = match guess {
             None => sent,
             Some(guess) => guess.settle(sent, &self.connection.proven).await,
@@ -253,8 +278,7 @@ impl<'a> Passage<'a> {
     }
 
     /// Who is at the other end, trusted hops walked.
-    fn caller(&mut self, head: &request::Parts) -> Result<Caller, Denial> {
-        let config = &self.snapshot.config;
+    fn caller(&mut self, head: &request::Parts, config: &Config) -> Result<Caller, Denial> {
         if config.listen.trusted_proxies.is_empty() {
             return Ok(Caller { client: self.connection.client, believed: Vec::new() });
         }
@@ -267,17 +291,36 @@ impl<'a> Passage<'a> {
     /// prove who it is; the decision then judges that proof.
     fn banned(&self, client: &ClientAddr, head: &request::Parts) -> Result<Option<BanFact>, Denial> {
         let Some(ban) = self.worker.gateway.state.bans.of_client(client, self.now) else { return Ok(None) };
-        let heard = !ban.always
-            && self.snapshot.policy.bans.answer == BanAnswer::Explain
-            && inspect::may_prove(self.connection, &head.headers);
+        let heard =
+            !ban.always && self.policy.bans.answer == BanAnswer::Explain && inspect::may_prove(self.connection, &head.headers);
         if heard { Ok(Some(ban)) } else { Err(ban.denial(self.now, "a banned address without proof")) }
+    }
+
+    /// From here to its end, whichever that is, the exchange is decided anew at every review.
+    fn enter(&mut self, admitted: &Admitted<'_>, bot: BotClass) {
+        let Admitted { head, caller, target, route, permit, login, .. } = admitted;
+        let guest = Guest {
+            decision: self.recorder.record.decision,
+            connection: Arc::clone(self.connection),
+            client: caller.client,
+            method: head.method.clone(),
+            host: Arc::clone(&target.host),
+            path: target.path.clone(),
+            route: Arc::clone(route),
+            bot,
+            identity: permit.identity().cloned(),
+            approval: permit.approval().cloned(),
+            attempt: login.is_some(),
+            lives_in: listener::home(self.connection, head.version),
+        };
+        self.recorder.stay = Some(self.worker.stays.enter(guest));
     }
 
     /// Charges what the subject has; a refusal gives back everything that this request was charged.
     fn charge(&self, route: &Route, subject: LimitSubject<'_>, charges: &mut Charges) -> Result<(), Denial> {
         let gateway = &self.worker.gateway;
         for shadowed in gateway.state.limits.charge(&route.limits, &subject, charges, self.now)? {
-            let Some(limit) = self.snapshot.policy.limits.get(shadowed.0) else { continue };
+            let Some(limit) = self.policy.limits.get(shadowed.0) else { continue };
             gateway.events.emit(Event::LimitShadowed {
                 limit: Arc::clone(&limit.name),
                 route: Arc::clone(&route.label),
@@ -289,6 +332,7 @@ impl<'a> Passage<'a> {
 
     fn scene<'s>(
         &'s self,
+        snapshot: &'s Snapshot,
         head: &'s request::Parts,
         caller: &'s Caller,
         site: &'s Site,
@@ -297,13 +341,15 @@ impl<'a> Passage<'a> {
     ) -> Scene<'s> {
         Scene {
             gateway: &self.worker.gateway,
-            snapshot: self.snapshot,
+            snapshot,
             connection: self.connection,
             client: &caller.client,
-            site,
-            target,
+            site: Some(site),
+            host: &target.host,
+            path: &target.path,
             method: &head.method,
-            headers: &head.headers,
+            bot: self.worker.gateway.bots.classify(&head.headers),
+            claim: Claim::Token(inspect::presented_token(&head.headers)),
             address_ban,
             now: self.now,
         }
@@ -314,15 +360,10 @@ impl<'a> Passage<'a> {
         login::Desk { gateway, rule, client, who: inspect::guesser(client, permit), decision: self.recorder.record.decision }
     }
 
-    fn terms(&self, route: &Route) -> forward::Terms {
-        let deadlines = &self.snapshot.config.deadlines;
-        forward::Terms { body: route.body, body_stall: deadlines.body, idle: deadlines.idle }
-    }
-
     /// Only a permit gets here; the request leaves in its canonical form.
     async fn forward(
         &mut self,
-        route: &Route,
+        upstream: Option<Arc<Upstream>>,
         permit: &Permit,
         mut head: request::Parts,
         body: Body,
@@ -330,8 +371,7 @@ impl<'a> Passage<'a> {
         caller: &Caller,
         terms: forward::Terms,
     ) -> Result<Response<Body>, ForwardError> {
-        let upstream =
-            self.snapshot.upstreams.get(route.upstream.0).ok_or_else(|| unsent("the route's upstream is not there"))?;
+        let upstream = upstream.ok_or_else(|| unsent("the route's upstream is not there"))?;
         let upgrade = headers::upgrade(&head.headers, head.version).and_then(|_| head.extensions.remove::<OnUpgrade>());
         headers::towards_upstream(
             &mut head.headers,
@@ -349,8 +389,14 @@ impl<'a> Passage<'a> {
         // How the client speaks is no matter between this gateway and the application.
         head.version = Version::HTTP_11;
         let request = Request::from_parts(head, body);
-        let (response, server) = forward::send(self.worker, upstream, permit, request, upgrade, terms).await?;
+        let forward::Forwarded { response, server, tunnel } =
+            forward::send(self.worker, &upstream, permit, request, upgrade, terms).await?;
         self.recorder.record.upstream = Some(server);
+        if let Some(tunnel) = tunnel
+            && let Some(stay) = self.recorder.stay.take()
+        {
+            stay.go_on(tunnel);
+        }
         Ok(response)
     }
 
@@ -381,6 +427,10 @@ impl<'a> Passage<'a> {
 struct Caller {
     client: ClientAddr,
     believed: Vec<IpAddr>,
+}
+
+fn terms(config: &Config, route: &Route) -> forward::Terms {
+    forward::Terms { body: route.body, body_stall: config.deadlines.body, idle: config.deadlines.idle }
 }
 
 fn subject<'a>(caller: &Caller, route: &'a Route, permit: &'a Permit, account: Option<&'a AccountKey>) -> LimitSubject<'a> {

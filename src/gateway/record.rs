@@ -2,11 +2,12 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
+use futures_util::task::AtomicWaker;
 use http::header::{REFERER, USER_AGENT};
 use http::{Method, Request};
 use http_body::{Body as _, Frame, SizeHint};
@@ -16,6 +17,7 @@ use crate::events::{DecisionId, Events, RequestRecord};
 use crate::policy::Denial;
 use crate::upstream::{Body, BodyError};
 
+use super::stays::Stay;
 use super::{Connection, Gateway, Snapshot};
 
 /// Tells its record when dropped; the body of the answer holds it until the last byte.
@@ -28,8 +30,19 @@ pub struct Recorder<T: Tell = Events> {
     clock: Clock,
     started: Duration,
     answered: bool,
-    /// Bytes of the request body, counted where the body now is.
-    inbound: Option<Arc<AtomicU64>>,
+    /// The request's body, wherever it now is.
+    inbound: Option<Arc<Upload>>,
+    /// Once it has its permit; a tunnel takes it away.
+    pub stay: Option<Stay>,
+}
+
+/// What is known of a request's body on its way to the application.
+#[derive(Default)]
+struct Upload {
+    bytes: AtomicU64,
+    /// Nothing more of it is to pass.
+    ended: AtomicBool,
+    reader: AtomicWaker,
 }
 
 /// Who is told of a finished request.
@@ -74,7 +87,7 @@ impl<T: Tell> Recorder<T> {
 
     /// `started` is the reading of `clock` at which the request began; `took` is measured from it.
     pub fn new(record: RequestRecord, events: T, clock: Clock, started: Now) -> Self {
-        Self { record, events, clock, started: started.instant, answered: false, inbound: None }
+        Self { record, events, clock, started: started.instant, answered: false, inbound: None, stay: None }
     }
 
     /// Wraps the request's body so that `bytes_in` is what was read of it. An empty body is passed as it is.
@@ -82,8 +95,8 @@ impl<T: Tell> Recorder<T> {
         if body.is_end_stream() {
             return body;
         }
-        let counter = self.inbound.get_or_insert_with(Arc::default);
-        Body::new(CountedBody { body, counter: Arc::clone(counter) })
+        let upload = self.inbound.get_or_insert_with(Arc::default);
+        Body::new(CountedBody { body, upload: Arc::clone(upload) })
     }
 
     /// Wraps an answer's body: counts bytes out, marks `cut` when it ends early, tells the record at its end. `record.status`
@@ -102,8 +115,17 @@ impl<T: Tell> Drop for Recorder<T> {
             self.record.status = 0;
             self.record.cut = true;
         }
+        let ended = self.stay.take().and_then(Stay::leave);
         if let Some(inbound) = &self.inbound {
-            self.record.bytes_in = inbound.load(Ordering::Relaxed);
+            self.record.bytes_in = inbound.bytes.load(Ordering::Relaxed);
+            if ended.is_some() {
+                inbound.end();
+            }
+        }
+        if let Some(denial) = ended {
+            self.record.cut = true;
+            self.record.reason = Some(denial.reason);
+            self.record.cause = Some(denial.cause);
         }
         self.record.took = self.clock.instant().saturating_sub(self.started);
         self.events.tell(&self.record);
@@ -129,7 +151,19 @@ struct RecordedBody<T: Tell> {
 /// The request's body on its way to the application.
 struct CountedBody {
     body: Body,
-    counter: Arc<AtomicU64>,
+    upload: Arc<Upload>,
+}
+
+impl Upload {
+    /// An HTTP/2 connection to the application reads the body in a task of its own, which does not end with the exchange.
+    fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+        self.reader.wake();
+    }
+
+    fn is_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
 }
 
 impl<T: Tell> RecordedBody<T> {
@@ -191,13 +225,19 @@ impl http_body::Body for CountedBody {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        if let Some(Ok(frame)) = &frame
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        if frame.is_pending() {
+            self.upload.reader.register(cx.waker());
+        }
+        if self.upload.is_ended() {
+            return Poll::Ready(Some(Err(BodyError::Peer("its exchange was ended".to_owned()))));
+        }
+        if let Poll::Ready(Some(Ok(frame))) = &frame
             && let Some(data) = frame.data_ref()
         {
-            self.counter.fetch_add(data.remaining() as u64, Ordering::Relaxed);
+            self.upload.bytes.fetch_add(data.remaining() as u64, Ordering::Relaxed);
         }
-        Poll::Ready(frame)
+        frame
     }
 
     fn is_end_stream(&self) -> bool {

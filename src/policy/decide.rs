@@ -123,15 +123,20 @@ impl BanFact {
     }
 }
 
+impl CertCause {
+    /// The refusal of who needs a certificate and has one that does not hold.
+    pub fn denial(self) -> Denial {
+        let reason = if self == Self::Revoked { Reason::Revoked } else { Reason::ClientCertRefused };
+        Denial::new(reason, self.as_str())
+    }
+}
+
 /// Fails closed: where one is demanded, only a certificate that holds passes.
 fn check_certificate(route: &Route, cert: &CertFact) -> Result<(), Denial> {
     match (route.client_cert, cert) {
         (CertDemand::None | CertDemand::Optional, _) | (CertDemand::Required, CertFact::Held(_)) => Ok(()),
         (CertDemand::Required, CertFact::Absent) => Err(Denial::new(Reason::ClientCertRequired, "no client certificate")),
-        (CertDemand::Required, CertFact::Refused(CertCause::Revoked)) => {
-            Err(Denial::new(Reason::Revoked, CertCause::Revoked.as_str()))
-        }
-        (CertDemand::Required, CertFact::Refused(cause)) => Err(Denial::new(Reason::ClientCertRefused, cause.as_str())),
+        (CertDemand::Required, CertFact::Refused(cause)) => Err(cause.denial()),
     }
 }
 

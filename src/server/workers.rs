@@ -11,7 +11,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::gateway::listener::{self, ListenerKind, Slots, Sockets};
 use crate::gateway::{Gateway, Worker};
-use crate::upstream::Pool;
 
 /// How often a worker closes upstream connections that were idle too long.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -40,7 +39,7 @@ impl Crew {
         for id in 0..count {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let (desk, doors) = mpsc::unbounded_channel();
-            let worker = Arc::new(Worker { id, gateway: Arc::clone(gateway), pool: Pool::new() });
+            let worker = Arc::new(Worker::new(id, Arc::clone(gateway)));
             let slots = Arc::clone(slots);
             let thread = std::thread::Builder::new()
                 .name(format!("doorward-{id}"))
@@ -71,7 +70,15 @@ fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-async fn work(worker: Arc<Worker>, slots: Arc<Slots>, mut doors: mpsc::UnboundedReceiver<Door>) -> usize {
+/// Serves and reviews: a review that panics takes the worker with it, rather than let anybody stay unseen.
+async fn work(worker: Arc<Worker>, slots: Arc<Slots>, doors: mpsc::UnboundedReceiver<Door>) -> usize {
+    tokio::select! {
+        cut = serve(&worker, slots, doors) => cut,
+        never = worker.review() => match never {},
+    }
+}
+
+async fn serve(worker: &Arc<Worker>, slots: Arc<Slots>, mut doors: mpsc::UnboundedReceiver<Door>) -> usize {
     let mut open = JoinSet::new();
     let mut cut = 0;
     let mut sweep = tokio::time::interval(SWEEP);
@@ -80,7 +87,7 @@ async fn work(worker: Arc<Worker>, slots: Arc<Slots>, mut doors: mpsc::Unbounded
         tokio::select! {
             door = doors.recv() => match door {
                 Some(Door { socket, kind, stop }) => {
-                    open.spawn(listener::serve(Arc::clone(&worker), socket, kind, Arc::clone(&slots), stop));
+                    open.spawn(listener::serve(Arc::clone(worker), socket, kind, Arc::clone(&slots), stop));
                 }
                 None => break,
             },

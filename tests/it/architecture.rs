@@ -53,6 +53,28 @@ fn unsafe_code_is_forbidden_and_nowhere_allowed() {
     }
 }
 
+/// Where no function waits, no guard is held while one does; what waits elsewhere never gets a guard, for the maps are private.
+#[test]
+fn trap_a_map_guard_held_across_an_await_the_maps_are_private_to_two_files_without_async_functions() {
+    let mut naming = Vec::new();
+    for file in sources() {
+        let text = fs::read_to_string(&file).expect("a readable source file");
+        if !text.contains("dashmap") {
+            continue;
+        }
+        assert!(!text.contains("async fn") && !text.contains(".await"), "{} waits", file.display());
+        let told = text.lines().find(|line| line.contains("pub") && (line.contains("DashMap") || line.contains("mapref")));
+        assert_eq!(told, None, "{} hands its map out", file.display());
+        naming.push(file.display().to_string());
+    }
+    naming.sort();
+    assert_eq!(naming, ["src/state/approvals/mod.rs", "src/state/bans/mod.rs"]);
+    let clippy = fs::read_to_string("clippy.toml").expect("clippy.toml");
+    for guard in ["one::Ref", "one::RefMut", "multiple::RefMulti", "entry::Entry", "entry::OccupiedEntry", "entry::VacantEntry"] {
+        assert!(clippy.contains(&format!("\"dashmap::mapref::{guard}\"")), "{guard}");
+    }
+}
+
 #[test]
 fn the_archived_pem_parser_is_named_in_one_file_only() {
     let naming: Vec<PathBuf> = sources()

@@ -81,6 +81,27 @@ fn trap_spoofed_identity_headers_are_removed_in_every_spelling() {
 }
 
 #[test]
+fn trap_path_taken_from_a_forwarded_header_is_neither_decided_on_nor_forwarded() {
+    let (toy, journal) = Toy::recording();
+    let closed = "  [[site.route]]\n  path = \"/closed/\"\n  upstream = \"toy\"\n  client_cert = \"required\"";
+    let stage = open(&with_clients(&format!("{BASE}{}", toy.site_with("", closed))));
+    let names =
+        ["x-original-url", "x-original-uri", "x-rewrite-url", "x-forwarded-uri", "x-forwarded-path", "x-forwarded-prefix"];
+    let naming = |path: &str, told: &str| {
+        names.iter().fold(browser("GET", path), |request, name| request.header(*name, told)).header("x-forwarded-method", "POST")
+    };
+    run(async {
+        let visitor = Visitor::new(&stage, [1, 1]);
+        let refused = visitor.send(naming("/closed/1", "/open"), "").await.unwrap();
+        assert_eq!(refused.told(), "403 client-cert-required", "an open path in a header opens nothing");
+        assert_eq!(journal.len(), 0);
+        assert_eq!(visitor.send(naming("/open", "/closed/1"), "").await.unwrap().status, 200);
+        let heard = journal.all().remove(0);
+        assert!(heard.head.starts_with("GET /open HTTP/1.1\r\n") && !heard.head.contains("/closed"), "{}", heard.head);
+    });
+}
+
+#[test]
 fn a_certificate_that_does_not_hold_is_not_passed_on() {
     let (toy, journal) = Toy::recording();
     let stage = open(&with_clients(&format!("{BASE}{}", toy.site())));

@@ -346,11 +346,13 @@ account = { json = "/user/name" }
 secret = { json = "/user/password" }
 failed = [{ status = [401] }]
 ok = [{ status = 200 }]
+pad = "0s"
 [login.basic]
 request = { method = "GET", path = "/guarded" }
 account = "basic"
 failed = [{ status = [401] }]
 ok = [{ status = 200 }]
+pad = "0s"
 "#;
     let guarded = "login = \"json\"\n  [[site.route]]\n  path = \"/guarded\"\n  match = \"exact\"\n  upstream = \"toy\"\n  bots = \"any\"\n  login = \"basic\"";
     let stage = open(&format!("{BASE}{rules}{}", toy.site_with("", guarded)));

@@ -23,6 +23,7 @@ const FAMILIES: &[(&str, &str)] = &[
     ("doorward_connections_refused", "counter"),
     ("doorward_crl_expiry_timestamp_seconds", "gauge"),
     ("doorward_denials", "counter"),
+    ("doorward_exchanges_ended", "counter"),
     ("doorward_guesses", "counter"),
     ("doorward_guesses_refused", "counter"),
     ("doorward_handshake_failures", "counter"),
@@ -94,7 +95,8 @@ fn every_family_is_there_with_its_kind_and_parses() {
         let (kinds, samples) = metrics(&stage).await;
         let kinds: Vec<(&str, &str)> = kinds.iter().map(|(name, kind)| (name.as_str(), kind.as_str())).collect();
         // A family whose labels are not known beforehand is not told until there is something to tell.
-        let later = ["doorward_certificates_refused", "doorward_limit_shadowed", "doorward_table_overflow"];
+        let later =
+            ["doorward_certificates_refused", "doorward_exchanges_ended", "doorward_limit_shadowed", "doorward_table_overflow"];
         let at_once: Vec<(&str, &str)> = FAMILIES.iter().copied().filter(|(name, _)| !later.contains(name)).collect();
         assert_eq!(kinds, at_once);
         assert_eq!(sum(&samples, "doorward_upstream_up", &stage.portal.address.to_string()), 1.0);

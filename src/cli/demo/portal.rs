@@ -55,6 +55,8 @@ pub struct Seen {
 pub struct Mood {
     /// Milliseconds before a login is answered.
     pub login_delay: AtomicU64,
+    /// Milliseconds more for the account that exists: its password is hashed, nobody else's is.
+    pub hash_delay: AtomicU64,
     /// 0: as it should; else every login gets this status.
     pub login_status: AtomicU16,
 }
@@ -107,14 +109,16 @@ impl Portal {
             return text(StatusCode::BAD_REQUEST, "unreadable form");
         };
         self.seen.attempts.fetch_add(1, Ordering::SeqCst);
-        let delay = self.mood.login_delay.load(Ordering::SeqCst);
+        let form = body.to_bytes();
+        let field = |name: &str| form_urlencoded::parse(&form).find(|(key, _)| key == name).map(|(_, value)| value);
+        let known = field("username").as_deref() == Some(ACCOUNT.0);
+        let hashing = if known { self.mood.hash_delay.load(Ordering::SeqCst) } else { 0 };
+        let delay = self.mood.login_delay.load(Ordering::SeqCst) + hashing;
         tokio::time::sleep(Duration::from_millis(delay)).await;
         if let Ok(status) = StatusCode::from_u16(self.mood.login_status.load(Ordering::SeqCst)) {
             return text(status, "the portal is out of order");
         }
-        let form = body.to_bytes();
-        let field = |name: &str| form_urlencoded::parse(&form).find(|(key, _)| key == name).map(|(_, value)| value);
-        if field("username").as_deref() == Some(ACCOUNT.0) && field("password").as_deref() == Some(ACCOUNT.1) {
+        if known && field("password").as_deref() == Some(ACCOUNT.1) {
             redirect("/home", Some(SESSION))
         } else {
             redirect("/login?error=1", None)

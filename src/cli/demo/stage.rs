@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Weak;
 use std::thread::JoinHandle;
 
 use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der};
@@ -15,6 +16,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
+use crate::gateway::Snapshot;
 use crate::server::{self, Bound, Options, StartError};
 
 use super::pki::{Authority, Error, Leaf, LeafSpec, write_private};
@@ -47,6 +49,8 @@ pub struct Stage {
     _portal: tokio::runtime::Runtime,
     /// Every event as a JSON line.
     pub events: mpsc::UnboundedReceiver<String>,
+    /// Every snapshot that went live.
+    pub snapshots: mpsc::UnboundedReceiver<Weak<Snapshot>>,
 }
 
 impl Pki {
@@ -115,8 +119,9 @@ impl Stage {
         let file = folder.path().join("doorward.toml");
         fs::write(&file, config(&pki.folder, &folder.path().join("state"), portal.address))?;
         let (tap, events) = mpsc::unbounded_channel();
-        let (stop, gateway, bound) = start(&file, tap, None)?;
-        Ok(Self { folder, pki, portal, bound, config: file, stop, gateway: Some(gateway), _portal: runtime, events })
+        let (watch, snapshots) = mpsc::unbounded_channel();
+        let (stop, gateway, bound) = start(&file, tap, watch, None)?;
+        Ok(Self { folder, pki, portal, bound, config: file, stop, gateway: Some(gateway), _portal: runtime, events, snapshots })
     }
 
     /// Stops the gateway as TERM would and waits for it.
@@ -137,8 +142,10 @@ impl Stage {
     /// The same by another clock than the system's.
     pub fn reopen_by(&mut self, clock: Option<Clock>) -> Result<(), Error> {
         let (tap, events) = mpsc::unbounded_channel();
-        let (stop, gateway, bound) = start(&self.config, tap, clock)?;
-        (self.stop, self.gateway, self.bound, self.events) = (stop, Some(gateway), bound, events);
+        let (watch, snapshots) = mpsc::unbounded_channel();
+        let (stop, gateway, bound) = start(&self.config, tap, watch, clock)?;
+        (self.stop, self.gateway, self.bound) = (stop, Some(gateway), bound);
+        (self.events, self.snapshots) = (events, snapshots);
         Ok(())
     }
 
@@ -162,7 +169,12 @@ impl Drop for Stage {
 
 type Started = (CancellationToken, JoinHandle<Result<(), StartError>>, Bound);
 
-fn start(config: &Path, tap: mpsc::UnboundedSender<String>, clock: Option<Clock>) -> Result<Started, Error> {
+fn start(
+    config: &Path,
+    tap: mpsc::UnboundedSender<String>,
+    watch: mpsc::UnboundedSender<Weak<Snapshot>>,
+    clock: Option<Clock>,
+) -> Result<Started, Error> {
     let (ready, bound) = std::sync::mpsc::channel();
     let stop = CancellationToken::new();
     let options = Options {
@@ -171,6 +183,7 @@ fn start(config: &Path, tap: mpsc::UnboundedSender<String>, clock: Option<Clock>
         })),
         stop: Some(stop.clone()),
         tap: Some(tap),
+        snapshots: Some(watch),
         clock,
         ..Options::default()
     };

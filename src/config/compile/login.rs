@@ -87,6 +87,7 @@ impl Compiler<'_> {
             secret: table.secret.as_ref().map(|secret| secret.value.clone()),
             failed,
             ok,
+            pad: table.pad.0,
         })
     }
 

@@ -11,7 +11,7 @@ use crate::policy::limit::{LimitKey, LimitMode};
 use crate::policy::route::{BotRule, CertDemand};
 
 pub use address::UnixSocket;
-pub use quantity::{Int, Period, Size, Workers, show_size};
+pub use quantity::{Int, Pause, Period, Size, Workers, show_size};
 pub use text::{HeaderLine, OneOrMany};
 
 use super::read::choice;

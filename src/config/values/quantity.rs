@@ -97,6 +97,30 @@ impl Value for Period {
     }
 }
 
+/// A duration for which something is held back, zero included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pause(pub Duration);
+
+/// Beyond it clients give up, and what is held takes more places than it hides.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+impl Value for Pause {
+    fn read(item: &Spanned<DeValue<'_>>, reader: &mut Reader) -> Option<Self> {
+        let text = reader.string(item, "a duration such as \"250ms\"")?;
+        let message = match parse_duration(text) {
+            Some(duration) if duration > LONGEST_PAUSE => format!("\"{text}\" is longer than 10s"),
+            Some(duration) => return Some(Self(duration)),
+            None => format!("\"{text}\" is not a duration"),
+        };
+        reader.bad_value(item, &message, "a duration from \"0s\", which is off, to \"10s\", such as \"250ms\"");
+        None
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": "string", "pattern": "^([0-9]+(ms|s|m|h|d|w))+$" })
+    }
+}
+
 /// `90s`, `1h30m`; `None` where it cannot be read or does not fit.
 pub fn parse_duration(text: &str) -> Option<Duration> {
     let mut rest = text;

@@ -70,10 +70,14 @@ async fn front(application: SocketAddr, limits: Limits) -> Front {
                     let request = request.map(|body| request_body(body, &terms));
                     let answer = exchange(&pool, &upstream, request, upgrade, &terms).await;
                     let _ = tell.send(match &answer {
-                        Ok((response, _)) => Ok(response.status()),
+                        Ok(Forwarded { response, .. }) => Ok(response.status()),
                         Err(error) => Err((error.kind, error.unsent)),
                     });
-                    let response = answer.map(|(response, _)| response).unwrap_or_else(|_| {
+                    let forwarded = |Forwarded { response, tunnel, .. }| {
+                        tunnel.map(tokio::spawn);
+                        response
+                    };
+                    let response = answer.map(forwarded).unwrap_or_else(|_| {
                         let mut response = Response::new(empty());
                         *response.status_mut() = StatusCode::from_u16(599).unwrap();
                         response

@@ -3,15 +3,15 @@
 use std::error::Error as _;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::TryFutureExt as _;
 use http::header::{CONNECTION, HeaderValue};
-use http::{Request, Response, StatusCode};
+use http::{Request, Response, StatusCode, Version};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -19,14 +19,16 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::runtime::Handle;
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Caps, Deadlines};
 use crate::upstream::{Body, BodyError};
 
-use super::super::Dropped;
 use super::super::inbound::{Ambiguous, Inbound, Unread, drink};
+use super::super::stays::Home;
+use super::super::{Connection, Dropped};
 use super::drive::{End, Patience, Protocol, Wish, drive};
 use super::frames::{Frames, Refused};
 use super::gather::Gathered;
@@ -35,11 +37,15 @@ use super::nap::Talk;
 use super::sift::Sifted;
 use super::wire::{InFlight, Watch};
 
-/// Limits of one connection, as its snapshot had them when it began.
+/// Limits of one connection, as its snapshot had them when it began: copied, so that it holds nothing else of that.
 pub(super) struct Terms<'a> {
-    pub caps: &'a Caps,
-    pub deadlines: &'a Deadlines,
-    pub stop: &'a CancellationToken,
+    /// Bytes and lines of a head, and streams (HTTP/2).
+    head: usize,
+    headers: usize,
+    streams: u32,
+    /// Of a head, between requests, and without progress.
+    within: [Duration; 3],
+    stop: &'a CancellationToken,
 }
 
 /// Least buffer that hyper takes.
@@ -99,12 +105,12 @@ where
         .timer(TokioTimer::new())
         // Ours tells a head that is slow from a connection that is idle; hyper's does not.
         .header_read_timeout(None)
-        .max_buf_size(terms.caps.head.max(LEAST_BUFFER))
+        .max_buf_size(terms.head.max(LEAST_BUFFER))
         .half_close(false)
         .keep_alive(keep_alive)
         .pipeline_flush(false);
-    if terms.caps.headers != OWN_CAP {
-        builder.max_headers(terms.caps.headers);
+    if terms.headers != OWN_CAP {
+        builder.max_headers(terms.headers);
     }
     let mut talk = Talk::new(io, builder, &service, watch);
     let ask = |talk: Pin<&mut Talk<'_, _, _>>, wish| match wish {
@@ -145,10 +151,10 @@ where
     let io = Gathered::new(io);
     let sender = io.clone();
     let (io, place) = Sifted::new(io, frames);
-    let connection = http2::Builder::new(Streams { stall: terms.deadlines.body, watch: Arc::clone(watch) })
+    let connection = http2::Builder::new(Streams { stall: terms.patience(Protocol::Http2).stall, watch: Arc::clone(watch) })
         .timer(TokioTimer::new())
-        .max_concurrent_streams(terms.caps.streams)
-        .max_header_list_size(u32::try_from(terms.caps.head).unwrap_or(u32::MAX))
+        .max_concurrent_streams(terms.streams)
+        .max_header_list_size(u32::try_from(terms.head).unwrap_or(u32::MAX))
         .max_pending_accept_reset_streams(MAX_RESETS)
         .max_local_error_reset_streams(MAX_FAULTS)
         .initial_stream_window_size(STREAM_WINDOW)
@@ -243,10 +249,15 @@ pub(super) fn bare_status(error: &hyper::Error) -> Option<StatusCode> {
     }
 }
 
-impl Terms<'_> {
+impl<'a> Terms<'a> {
+    pub(super) fn new(caps: &Caps, deadlines: &Deadlines, stop: &'a CancellationToken) -> Self {
+        let Caps { head, headers, streams, .. } = *caps;
+        Self { head, headers, streams, within: [deadlines.head, deadlines.idle, deadlines.body], stop }
+    }
+
     fn patience(&self, protocol: Protocol) -> Patience {
-        let Deadlines { head, idle, body, .. } = *self.deadlines;
-        Patience { head, idle, stall: body, protocol }
+        let [head, idle, stall] = self.within;
+        Patience { head, idle, stall, protocol }
     }
 }
 
@@ -270,6 +281,14 @@ fn answer(
     })
 }
 
+/// What an exchange ends with, asked from within: the task of its stream (HTTP/2), else that of its connection.
+pub(in crate::gateway) fn home(connection: &Connection, version: Version) -> Home {
+    if version == Version::HTTP_2 {
+        return Home::Stream(PACE.try_with(|pace| pace.task.get().cloned()).ok().flatten());
+    }
+    Home::Connection(connection.task.get().cloned())
+}
+
 /// An answer's body: the request is in flight until it ends, and what was not read of it is kept.
 pub(super) struct Answer {
     body: Body,
@@ -286,6 +305,7 @@ pub(super) struct Answer {
 struct Pace {
     waits: AtomicBool,
     frames: AtomicUsize,
+    task: OnceLock<AbortHandle>,
 }
 
 tokio::task_local! {
@@ -370,11 +390,13 @@ where
         let pace = Arc::<Pace>::default();
         let watch = Arc::clone(&self.watch);
         let stream = paced(stream, Arc::clone(&pace), stall);
-        tokio::spawn(PACE.scope(pace, async move {
+        let task = tokio::spawn(PACE.scope(Arc::clone(&pace), async move {
             if stream.await == Paced::Stalled {
                 watch.stall();
             }
         }));
+        // A stream is spawned once, and does not run before this thread is done here.
+        let _ = pace.task.set(task.abort_handle());
     }
 }
 

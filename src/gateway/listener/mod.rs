@@ -45,6 +45,7 @@ use self::wire::{Held, Watch, Wire};
 use super::{Connection, Snapshot, Worker};
 
 pub use self::bind::{ListenerKind, Sockets, bind, vacant};
+pub(super) use self::http::home;
 pub use self::proxy::{Source as ProxySource, read as read_proxy_header};
 pub use self::slots::Slots;
 
@@ -185,7 +186,8 @@ impl Door {
         };
         let stream = TcpStream::from_std(stream.into())?;
         let (door, open) = (Arc::clone(self), self.open.token());
-        tokio::spawn(async move {
+        let whose = Arc::clone(&watch);
+        let task = tokio::spawn(async move {
             let mut served = pin!(door.receive(stream, peer, slot, guest, &watch, open));
             loop {
                 tokio::select! {
@@ -204,6 +206,7 @@ impl Door {
             // What lives on is a tunnel.
             watch.never_rest();
         });
+        whose.lives_in(task.abort_handle());
         Ok(())
     }
 
@@ -316,8 +319,7 @@ impl Door {
     }
 
     async fn refuse_plain(&self, wire: Wire, watch: &Arc<Watch>, peer: IpAddr, client: ClientAddr) -> End<hyper::Error> {
-        let config = Arc::clone(&self.worker.gateway.snapshot.load().config);
-        let terms = http::Terms { caps: &config.caps, deadlines: &config.deadlines, stop: &self.stop };
+        let terms = terms(&self.worker, &self.stop);
         let handle = |request| std::future::ready(Ok(plain::answer(&self.worker, peer, client, &request)));
         http::http1(wire, watch, &terms, false, handle).await
     }
@@ -346,9 +348,7 @@ async fn converse<IO>(
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    // The config alone is held: a connection must not keep an old snapshot's upstreams and keys alive.
-    let config = Arc::clone(&worker.gateway.snapshot.load().config);
-    let terms = http::Terms { caps: &config.caps, deadlines: &config.deadlines, stop };
+    let terms = terms(worker, stop);
     let handle = |request| Arc::clone(worker).handle(Arc::clone(&connection), request);
     if h2 {
         let (peer, client) = (connection.peer, connection.client.ip);
@@ -356,6 +356,12 @@ where
     } else {
         http::http1(stream, watch, &terms, true, handle).await
     }
+}
+
+/// Nothing of the snapshot stays with the connection.
+fn terms<'a>(worker: &Worker, stop: &'a CancellationToken) -> http::Terms<'a> {
+    let snapshot = worker.gateway.snapshot.load();
+    http::Terms::new(&snapshot.config.caps, &snapshot.config.deadlines, stop)
 }
 
 fn version(h2: bool) -> Version {

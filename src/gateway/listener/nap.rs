@@ -177,7 +177,7 @@ mod tests {
                 Ok(Response::new(answer.map_err(|never| match never {}).boxed_unsync()))
             }
         };
-        let terms = Terms { caps: &caps, deadlines: &deadlines, stop };
+        let terms = Terms::new(&caps, &deadlines, stop);
         let started = Instant::now();
         let served = async { (http1(wire, &watch, &terms, true, handle).await, started.elapsed()) };
         let ((end, took), ()) = tokio::join!(served, client(theirs));

@@ -11,6 +11,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
@@ -54,6 +55,8 @@ pub(super) struct Watch {
     pub(super) shed: Notify,
     /// Once the handshake is done.
     guest: OnceLock<(Arc<Connection>, Arc<Slots>)>,
+    /// The task of the connection.
+    task: OnceLock<AbortHandle>,
     /// The slots know that this client has proven who it is.
     known: AtomicBool,
     /// Requests begun.
@@ -113,9 +116,9 @@ impl Wire {
 
 impl<S> Drop for Wire<S> {
     /// A client that takes nothing would not take the end either: megabytes of its answer would stay with the kernel, and the
-    /// connection would look open to it, for as long as it likes.
+    /// connection would look open to it, for as long as it likes. And one that was ended is to get nothing more.
     fn drop(&mut self) {
-        if self.watch.given_up.load(Ordering::Relaxed) {
+        if self.watch.is_forsaken() {
             (self.reset)(&self.stream);
         }
     }
@@ -128,6 +131,7 @@ impl Default for Watch {
             rests: AtomicU64::new(1),
             shed: Notify::new(),
             guest: OnceLock::new(),
+            task: OnceLock::new(),
             known: AtomicBool::new(false),
             requests: AtomicUsize::new(0),
             in_flight: AtomicUsize::new(0),
@@ -149,8 +153,22 @@ impl Default for Watch {
 impl Watch {
     /// Whose connection it is, and who is to know when the client has proven who it is.
     pub(super) fn introduce(&self, connection: &Arc<Connection>, slots: &Arc<Slots>) {
+        if let Some(task) = self.task.get() {
+            let _ = connection.task.set(task.clone());
+        }
         // A connection shakes hands once.
         let _ = self.guest.set((Arc::clone(connection), Arc::clone(slots)));
+    }
+
+    pub(super) fn lives_in(&self, task: AbortHandle) {
+        // A connection has one.
+        let _ = self.task.set(task);
+    }
+
+    /// Whether nothing of what it was still to be sent is to arrive.
+    fn is_forsaken(&self) -> bool {
+        let ended = |(connection, _): &(Arc<Connection>, _)| connection.ended.load(Ordering::Relaxed);
+        self.given_up.load(Ordering::Relaxed) || self.guest.get().is_some_and(ended)
     }
 
     /// Whether the client proved who it is, on this connection.

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::net::ClientAddr;
 
 use super::limit::Quota;
-use super::{CanonicalPath, Denial, Identity, Reason, Site};
+use super::{CanonicalPath, Denial, Identity, Reason};
 
 mod hours;
 mod live;
@@ -159,7 +159,6 @@ pub enum ApprovalFault {
 /// What the judgement of an approval needs to know of a request.
 pub struct ApprovalUse<'a> {
     pub client: &'a ClientAddr,
-    pub site: &'a Site,
     /// Canonical host.
     pub host: &'a str,
     pub method: &'a Method,

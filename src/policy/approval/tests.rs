@@ -6,8 +6,7 @@ use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use super::live::Template;
 use super::*;
 use crate::clock::Now;
-use crate::policy::route::{CertDemand, RouteTable};
-use crate::policy::{AccountKind, SiteId};
+use crate::policy::AccountKind;
 
 const DIGEST: &str = "0101010101010101010101010101010101010101010101010101010101010101";
 
@@ -67,16 +66,8 @@ impl Used {
 
     fn judge(&self) -> Result<(), ApprovalFault> {
         let live = LiveApproval::compile(Arc::new(self.approval.clone())).unwrap();
-        let site = Site {
-            id: SiteId(0),
-            hosts: Vec::new(),
-            client_ca: Vec::new(),
-            client_cert: CertDemand::None,
-            routes: RouteTable::default(),
-        };
         let used = ApprovalUse {
             client: &ClientAddr::new(self.ip.parse().unwrap(), 64),
-            site: &site,
             host: self.host,
             method: &self.method,
             path: &CanonicalPath::parse(self.path).unwrap(),

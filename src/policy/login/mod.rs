@@ -1,5 +1,7 @@
 //! How a login looks, whom it names, how its outcome looks.
 
+use std::time::Duration;
+
 use http::{HeaderName, Method, StatusCode};
 use unicode_normalization::UnicodeNormalization;
 use zeroize::Zeroizing;
@@ -24,6 +26,8 @@ pub struct LoginRule {
     pub secret: Option<FieldSource>,
     pub failed: Vec<OutcomeRule>,
     pub ok: Vec<OutcomeRule>,
+    /// An answer that is no success leaves on multiples of this alone; zero: at once.
+    pub pad: Duration,
 }
 
 /// Where the account's name stands.

@@ -111,6 +111,7 @@ mod tests {
             secret: None,
             failed,
             ok,
+            pad: std::time::Duration::ZERO,
         }
     }
 

@@ -120,6 +120,13 @@ impl Approvals {
         Ok((live, verdict.serial))
     }
 
+    /// An approval that was judged before, as it stands now, with the serial that its token had then. Fails closed.
+    pub fn standing(&self, before: &LiveApproval) -> Result<(Arc<LiveApproval>, u32), ApprovalFault> {
+        let live = self.live.get(&before.id).map(|live| Arc::clone(&live)).ok_or(ApprovalFault::NotOurs)?;
+        // What was judged holds: its token had the serial of its record.
+        Ok((live, before.record.serial))
+    }
+
     /// Every approval, oldest request first.
     pub fn list(&self) -> Vec<Arc<Approval>> {
         let mut list: Vec<_> = self.live.iter().map(|live| Arc::clone(&live.record)).collect();

@@ -7,9 +7,8 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::net::ClientAddr;
+use crate::policy::CanonicalPath;
 use crate::policy::approval::{ApprovalKind, ApprovalUse, Signer};
-use crate::policy::route::{CertDemand, RouteTable};
-use crate::policy::{CanonicalPath, Site, SiteId};
 use crate::state::store::embedded::EmbeddedStore;
 
 fn at(time: &str) -> Now {
@@ -113,16 +112,8 @@ fn activated(approvals: &Approvals, id: &str) -> String {
 /// What becomes of GET /orders/17 with a token.
 fn used(approvals: &Approvals, token: &str) -> Result<(), ApprovalFault> {
     let (live, serial) = approvals.present(token.as_bytes())?;
-    let site = Site {
-        id: SiteId(0),
-        hosts: Vec::new(),
-        client_ca: Vec::new(),
-        client_cert: CertDemand::None,
-        routes: RouteTable::default(),
-    };
     let used = ApprovalUse {
         client: &ClientAddr::new("192.0.2.7".parse().unwrap(), 64),
-        site: &site,
         host: "portal.example.com",
         method: &Method::GET,
         path: &CanonicalPath::parse("/orders/17").unwrap(),

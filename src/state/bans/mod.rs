@@ -237,6 +237,11 @@ impl BanTable {
         bans
     }
 
+    /// Whether all that holds the address or key now was made by failed logins, and nothing by an operator or the config.
+    pub fn by_guesses_alone(&self, key: &BanKey, now: Now) -> bool {
+        self.show(key, now).iter().all(|ban| ban.by == BY_GUESSES)
+    }
+
     /// Drops expired rows from memory and disk; expiry never waits for it.
     pub fn sweep(&self, now: Now) {
         loop {

@@ -64,7 +64,7 @@ hosts = ["localhost"]
   bots = "any"
 "#;
 
-/// The demo's login page as a rule.
+/// The demo's login page as a rule; its answers leave at once, save where a test is about that.
 pub const LOGIN: &str = r#"
 [login.form]
 request = { method = "POST", path = "/login" }
@@ -72,6 +72,7 @@ account = { form = "username" }
 secret = { form = "password" }
 failed = [{ redirect = "/login?error=*" }, { status = [401, 403] }]
 ok = [{ redirect = "/home" }]
+pad = "0s"
 "#;
 
 /// Opens a stage on a config text with its placeholders.

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
+use tokio::time::Instant;
 
 use super::super::pki::Error;
 use super::super::portal::ACCOUNT;
@@ -15,6 +16,8 @@ use super::visitor::{Visitor, browser, credentials, form};
 const PARALLEL: usize = 1000;
 /// Connections that carry them, each its share as streams side by side.
 const CONNECTIONS: usize = 20;
+/// The default of `pad`.
+const PAD: Duration = Duration::from_millis(250);
 
 pub async fn play(scene: &mut Scene<'_>) -> Result<(), Error> {
     let portal = scene.stage.portal.clone();
@@ -58,6 +61,11 @@ pub async fn play(scene: &mut Scene<'_>) -> Result<(), Error> {
     let counted = quitter.get("/").await;
     scene.judge("five guesses, each hung up before its answer", "403 banned", counted.map(|answer| answer.told()));
 
+    portal.mood.hash_delay.store(80, Ordering::SeqCst);
+    let timed = answered_early(scene).await;
+    scene.judge("a name that exists takes the portal 80 ms, others none", "no wrong password answered before 250 ms", timed);
+    portal.mood.hash_delay.store(0, Ordering::SeqCst);
+
     let hider = Visitor::new(scene.stage, [4, 6]);
     let twice = hider.send(form(), "username=alice&username=bob&password=x").await;
     scene.judge("two account names", "400 bad-request", twice.map(|answer| answer.told()));
@@ -93,6 +101,20 @@ async fn storm(scene: &Scene<'_>, from: [u8; 2]) -> Result<String, Error> {
     }
     let refused = statuses.get(&429).unwrap_or(&0) + statuses.get(&403).unwrap_or(&0);
     Ok(format!("{} reached the portal, {refused} answered 429 or 403", attempts.load(Ordering::SeqCst) - before))
+}
+
+/// Whether the time of a failing answer says which of two accounts exists.
+async fn answered_early(scene: &Scene<'_>) -> Result<String, Error> {
+    let prober = Visitor::new(scene.stage, [4, 7]);
+    for account in [ACCOUNT.0, "nobody"] {
+        let asked = Instant::now();
+        prober.sign_in(account, "wrong").await?;
+        let took = asked.elapsed();
+        if took < PAD {
+            return Ok(format!("{account} answered after {} ms", took.as_millis()));
+        }
+    }
+    Ok(format!("no wrong password answered before {} ms", PAD.as_millis()))
 }
 
 /// Sends an attempt and leaves while the portal still thinks.

@@ -15,6 +15,7 @@ fn rule(account: AccountSource, secret: Option<FieldSource>) -> LoginRule {
         secret,
         failed: Vec::new(),
         ok: Vec::new(),
+        pad: std::time::Duration::ZERO,
     }
 }
 
