@@ -30,7 +30,7 @@ bench:
 fuzz *targets:
     SECONDS_IN_ALL="${SECONDS_IN_ALL:-3600}" fuzz/run-short.sh {{ targets }}
 
-# Beside nginx, haproxy and envoy; see benches/peers/README.md.
+# Beside nginx, haproxy, envoy and pingora; see benches/peers/README.md.
 bench-peers *args:
     benches/peers/run.py {{ args }}
 

@@ -1,5 +1,6 @@
 //! Roof: `prepare` (may fail, touches nothing live) -> `commit` (cannot fail); signals, file watch, drain.
 
+mod aside;
 mod check;
 mod expiry;
 mod prepare;
@@ -35,6 +36,7 @@ use crate::state::store::embedded::EmbeddedStore;
 use crate::tls::TlsState;
 use crate::upstream::{Upstream, Upstreams};
 
+use aside::{aside, retire};
 pub use check::check;
 use prepare::{Prepared, wanted};
 use process::{announce, say_on_stderr, watch_signals};
@@ -298,16 +300,18 @@ impl Roof {
     async fn reload(self: &Arc<Self>) -> Result<TakenOver, String> {
         let _one_at_a_time = self.reloading.lock().await;
         let roof = Arc::clone(self);
-        let prepared = tokio::task::spawn_blocking(move || {
+        let prepared = aside(move || {
             let (mut prepared, found) = Prepared::load(&roof.path, Some(&roof))?;
             prepared.upstreams = roof.upstreams.prepare(&prepared.config.upstreams, prepared.tls.upstream_clients());
             Ok::<_, Diagnostics>((prepared, found.warnings()))
         })
         .await
-        .map_err(|panicked| panicked.to_string())?;
+        .map_err(|error| format!("the configuration could not be read: {error}\n"))?;
         match prepared {
             Ok((prepared, warnings)) => {
+                let old = self.gateway.snapshot.load_full();
                 let generation = self.commit(prepared);
+                retire(old).await;
                 let told = Event::ConfigReloaded { generation, path: self.path.clone(), warnings: warnings.clone() };
                 self.gateway.events.emit(told);
                 Ok(TakenOver { generation, warnings })

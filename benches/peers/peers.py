@@ -344,6 +344,25 @@ class Envoy(Peer):
         }
 
 
+class Pingora(Peer):
+    """The proxy of benches/peers/pingora: Pingora is a library, and this is as little as makes a proxy of it."""
+
+    name = "pingora"
+    binary = "pingora-peer"
+    controls = "none; no log; a rate (pingora-limits) and a connection filter only where S11a and S11b ask for them"
+
+    def version(self):
+        return output_of([self.binary, "--version"])
+
+    def argv(self):
+        pki = self.lab.pki
+        doors = [f"127.0.0.1:{port}" for port in (self.port, self.mtls_port, self.lab.backend_port)]
+        return [self.binary, *doors, pki / "server.pem", pki / "server.key", pki / "client-ca.pem", BANNED]
+
+    def write(self):
+        """Its arguments say all."""
+
+
 class Doorward(Peer):
     """Every control on."""
 
@@ -631,7 +650,7 @@ class Admin(http.client.HTTPConnection):
         self.sock.connect(self.path)
 
 
-PEERS = {peer.name: peer for peer in (Nginx, Haproxy, Envoy, Doorward, DoorwardLeast)}
+PEERS = {peer.name: peer for peer in (Nginx, Haproxy, Envoy, Pingora, Doorward, DoorwardLeast)}
 
 
 def wait_for_port(process, port):

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Doorward beside nginx, haproxy and envoy: CPU time per request, latency and memory, in interleaved rounds on loopback.
+"""Doorward beside nginx, haproxy, envoy and pingora: CPU time per request, latency and memory, in interleaved rounds on loopback.
 
 Installs nothing; peers that are not found are left out, and that is said. See README.md beside this file.
 """
@@ -342,6 +342,7 @@ def arguments():
     parser.add_argument("--envoy", help="binary, where it is not on PATH")
     parser.add_argument("--nginx", help="binary, for another version than that on PATH")
     parser.add_argument("--haproxy", help="binary, for another version than that on PATH")
+    parser.add_argument("--pingora", help="binary of benches/peers/pingora, built by hand (README.md)")
     parser.add_argument("--note", help="what a reader must know: another load on the machine, where --doorward came from")
     parser.add_argument("--out", type=pathlib.Path, help="JSON file (benches/results/peers-DATE.json)")
     options = parser.parse_args()
@@ -363,7 +364,7 @@ def find_tools(options):
     for name in list(options.peers):
         if name.startswith("doorward"):
             continue
-        binary = shutil.which(getattr(options, name) or name)
+        binary = shutil.which(getattr(options, name) or PEERS[name].binary)
         if binary:
             PEERS[name].binary = binary
         else:

@@ -146,13 +146,19 @@ impl Lines {
 /// Names and values that lie in `block`; the values share it.
 fn collect(fields: &mut HeaderMap, block: &Bytes, read: &[httparse::Header<'_>]) -> Result<(), Fault> {
     fields.reserve(read.len());
-    for httparse::Header { name, value } in read {
+    for httparse::Header { name, value } in read.iter().filter(|field| !is_usual(field)) {
         let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| Fault::Malformed("a field has no name"))?;
         let value =
             HeaderValue::from_maybe_shared(block.slice_ref(value)).map_err(|_| Fault::Malformed("a field has no value"))?;
         fields.append(name, value);
     }
     Ok(())
+}
+
+/// A connection is kept unless it says otherwise (RFC 9112 section 9.3); servers say so all the same. What ends here anyway need not
+/// be taken out again.
+fn is_usual(field: &httparse::Header<'_>) -> bool {
+    field.value.eq_ignore_ascii_case(b"keep-alive") && field.name.eq_ignore_ascii_case("connection")
 }
 
 fn unread(error: httparse::Error) -> Fault {
