@@ -93,7 +93,10 @@ impl Scene<'_> {
             }
             _ => {
                 let verdict = self.snapshot.tls.judge(site.id, &self.connection.chain, self.now);
-                self.tell_refusal(&verdict);
+                // Once a connection and cause: a long exchange has it judged again and again.
+                if kept.as_ref().is_none_or(|(_, before)| before.result.as_ref().err() != verdict.result.as_ref().err()) {
+                    self.tell_refusal(&verdict);
+                }
                 *kept = Some((self.snapshot.generation, verdict.clone()));
                 verdict
             }

@@ -1,7 +1,6 @@
 //! A login attempt on its way: recognised, read whole, reserved, forwarded, settled, and answered in time with its like.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use http::{Response, request};
@@ -113,15 +112,14 @@ impl Guess {
         self.sent.clone()
     }
 
-    /// Settles by the answer; a ban that follows is on disk before the answer leaves.
-    /// A success is a proof of the connection's client.
+    /// Settles by the answer; a ban that follows is on disk before the answer leaves. A success is told to `succeeded`.
     ///
     /// Fails closed: only the answer is held, never the verdict, so that nobody gains a guess by it. A success is not held, for
     /// it says more than its time; nor is what never reached the application, which cannot know of it and takes no budget.
     pub async fn settle(
         self,
         sent: Result<Response<Body>, ForwardError>,
-        proven: &AtomicBool,
+        succeeded: impl FnOnce(),
     ) -> Result<Response<Body>, ForwardError> {
         let outcome = match &sent {
             Ok(response) => self.rule.outcome(response.status(), response.headers()),
@@ -132,13 +130,15 @@ impl Guess {
             },
         };
         if outcome == LoginOutcome::Ok {
-            proven.store(true, Ordering::Relaxed);
+            succeeded();
         }
         let now = self.told.gateway.clock.now();
         let settled = self.permit.settle(outcome, now);
         self.told.outcome(outcome, self.pad.is_over());
         if let Some(ban) = self.told.ban(settled, now) {
-            self.told.written(ban).await;
+            let told = self.told.clone();
+            // A task of its own: who hangs up meanwhile is banned, and it is told.
+            let _ = tokio::spawn(async move { told.written(ban).await }).await;
         }
         match outcome {
             LoginOutcome::Ok | LoginOutcome::Unsent => sent,
@@ -213,4 +213,51 @@ async fn collect(mut body: Body) -> Result<Bytes, Denial> {
         whole.extend_from_slice(&data);
     }
     Ok(whole.freeze())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+    use std::time::Duration;
+
+    use super::*;
+    use crate::gateway::testing::Room;
+    use crate::policy::login::AccountSource;
+
+    #[tokio::test]
+    async fn a_ban_is_told_also_where_its_client_hangs_up_while_it_is_written() {
+        let room = Room::open();
+        let failed =
+            vec![crate::policy::login::OutcomeRule { status: vec![http::StatusCode::UNAUTHORIZED], ..Default::default() }];
+        let rule = Arc::new(LoginRule {
+            name: "form".into(),
+            method: http::Method::POST,
+            path: "/login".into(),
+            account: AccountSource::Basic,
+            secret: None,
+            failed,
+            ok: Vec::new(),
+            pad: Duration::ZERO,
+        });
+        let client = ClientAddr::new("192.0.2.7".parse().unwrap(), 64);
+        let told = || room.worker.gateway.events.metrics().render().contains("doorward_bans_made_total 1\n");
+        while room.bans().of_client(&client, room.now()).is_none() {
+            let who = Guesser::Client(client.key);
+            let desk = Desk { gateway: &room.worker.gateway, rule: &rule, client: &client, who, decision: DecisionId(7) };
+            let attempt = Attempt { account: AccountKey::new("alice").unwrap(), secret: None, rest: None };
+            let guess = desk.reserve(attempt).unwrap();
+            let mut answer = Response::new(Full::new(Bytes::new()).map_err(|never| match never {}).boxed_unsync());
+            *answer.status_mut() = http::StatusCode::UNAUTHORIZED;
+            let settling = guess.settle(Ok(answer), || panic!("it failed"));
+            // The first look reserves, settles and bans; then the client is gone.
+            let _ = pin!(settling).as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        }
+        let soon = async {
+            while !told() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), soon).await.expect("a ban that nobody was told of");
+    }
 }

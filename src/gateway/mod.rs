@@ -12,6 +12,8 @@ mod login;
 mod pad;
 mod reading;
 mod stays;
+#[cfg(test)]
+mod testing;
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -272,7 +274,7 @@ impl<'a> Passage<'a> {
         let sent = self.forward(upstream, &permit, head, body, &target, &caller, terms).await;
         let sent = match guess {
             None => sent,
-            Some(guess) => guess.settle(sent, &self.connection.proven).await,
+            Some(guess) => guess.settle(sent, || self.succeeded()).await,
         };
         sent.map_err(respond::forward_error)
     }
@@ -398,6 +400,14 @@ impl<'a> Passage<'a> {
             stay.go_on(tunnel);
         }
         Ok(response)
+    }
+
+    /// Its login succeeded: it proves the connection's client, and has no failure to hear of any more.
+    fn succeeded(&self) {
+        self.connection.proven.store(true, Ordering::Relaxed);
+        if let Some(stay) = &self.recorder.stay {
+            stay.succeeded();
+        }
     }
 
     fn note_target(&mut self, target: &Target) {

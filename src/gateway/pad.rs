@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Response;
+use http::{HeaderMap, Response};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -19,7 +19,7 @@ const MOST_BYTES: usize = 64 * 1024;
 /// Parts in which they may come: each has a price of its own.
 const MOST_FRAMES: usize = 64;
 
-/// Fields by which applications and what stands before them tell when or how fast they answered. A `Date` is set anew when the
+/// Fields, in trailers too, by which applications and what stands before them tell when or how fast they answered. A `Date` is set anew when the
 /// answer leaves.
 const TELLING: [&str; 6] =
     ["date", "server-timing", "x-runtime", "x-response-time", "x-process-time", "x-envoy-upstream-service-time"];
@@ -44,7 +44,8 @@ impl Pad {
         !self.length.is_zero() && self.since.elapsed() > self.length
     }
 
-    /// Gives the answer back at the next multiple since the beginning, without what tells its time otherwise. Whoever stops waiting loses the answer and nothing else.
+    /// Gives the answer back at the next multiple since the beginning, without what tells its time otherwise. Whoever stops
+    /// waiting loses the answer and nothing else.
     pub async fn hold<E>(self, answer: Result<Response<Body>, E>) -> Result<Response<Body>, E> {
         if self.length.is_zero() {
             return answer;
@@ -109,11 +110,14 @@ impl http_body::Body for Held {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
-        let next = match (this.read.pop_front(), &mut this.rest) {
+        let mut next = match (this.read.pop_front(), &mut this.rest) {
             (Some(frame), _) => Some(frame),
             (None, Some(rest)) => ready!(Pin::new(rest).poll_frame(cx)),
             (None, None) => None,
         };
+        if let Some(trailers) = next.as_mut().and_then(|frame| frame.as_mut().ok()?.trailers_mut()) {
+            forget_time(trailers);
+        }
         this.passed += next.as_ref().map_or(0, length) as u64;
         Poll::Ready(next)
     }
@@ -130,10 +134,14 @@ impl http_body::Body for Held {
 }
 
 fn without_its_time(mut response: Response<Body>) -> Response<Body> {
-    for name in TELLING {
-        response.headers_mut().remove(name);
-    }
+    forget_time(response.headers_mut());
     response
+}
+
+fn forget_time(fields: &mut HeaderMap) {
+    for name in TELLING {
+        fields.remove(name);
+    }
 }
 
 fn length(frame: &Result<Frame<Bytes>, BodyError>) -> usize {

@@ -135,6 +135,14 @@ impl Stay {
         guest.guest.lives_in = Home::Tunnel(task.abort_handle());
     }
 
+    /// It is a login attempt no more: a ban that others' failures make holds it like anybody.
+    pub fn succeeded(&self) {
+        let Some(stays) = &self.stays else { return };
+        if let Some(inside) = stays.held().all.get_mut(self.place).and_then(Place::guest) {
+            inside.guest.attempt = false;
+        }
+    }
+
     /// Leaves; why it had to, where it did not end by itself.
     pub fn leave(mut self) -> Option<Denial> {
         self.vacate().map(|denial| *denial)

@@ -35,6 +35,7 @@ mod proxy_protocol;
 mod records;
 mod reload;
 mod revocation;
+mod revocation_edges;
 mod shedding;
 mod signatures;
 mod state;

@@ -305,6 +305,30 @@ fn a_request_with_two_hosts_is_refused_over_h1_and_h2() {
 }
 
 #[test]
+fn a_client_that_only_shakes_hands_and_listens_gets_its_tickets_and_resumes_with_them_over_h1_and_h2() {
+    let stage = open(&format!("{BASE}{SITES}"));
+    run(async {
+        for (alpn, from) in [("http/1.1", 1), ("h2", 2)] {
+            let caller = Caller::new(&stage, [1, from]).versions(TLS13).alpn(&[alpn]);
+            let config = Arc::new(caller.config());
+            for expected in [HandshakeKind::Full, HandshakeKind::Resumed, HandshakeKind::Resumed] {
+                let mut stream = caller.shake_with(&config).await.expect("a handshake");
+                assert_eq!(stream.get_ref().1.handshake_kind(), Some(expected), "{alpn}");
+                let (socket, session) = stream.get_mut();
+                let mut came = [0; 1024];
+                while session.tls13_tickets_received() == 0 {
+                    socket.readable().await.expect("a socket");
+                    let Ok(read) = socket.try_read(&mut came) else { continue };
+                    assert!(read > 0, "{alpn}: closed before a ticket came");
+                    session.read_tls(&mut &came[..read]).expect("room");
+                    session.process_new_packets().expect("good records");
+                }
+            }
+        }
+    });
+}
+
+#[test]
 fn trap_a_ticket_outlives_a_reload_that_changes_nothing_and_dies_with_the_client_verification_state() {
     let stage = open(&format!("{BASE}{SITES}"));
     run(async {

@@ -62,12 +62,7 @@ impl Compiler<'_> {
         let label = &name.value;
         let failed = self.outcomes(label, "failed", &table.failed);
         let ok = self.outcomes(label, "ok", &table.ok);
-        if table.ok.is_empty() {
-            let message = format!(
-                "`login.{label}` has no `ok`: any answer below 500 that is not `failed` counts as success, and clears the failures"
-            );
-            self.warn(message, &name.span, "say how success looks, such as ok = [{ redirect = \"/home\" }]");
-        }
+        self.success_is_told(name, table, &ok);
         for rule in ok.iter().filter(|rule| failed.iter().any(|failed| same(failed, rule))) {
             let span = table.ok.iter().zip(&ok).find(|(_, other)| same(other, rule)).map_or(&name.span, |(slot, _)| &slot.span);
             self.error(format!("`login.{label}`: the same answer is both `ok` and `failed`"), span, "tell the two apart");
@@ -89,6 +84,23 @@ impl Compiler<'_> {
             ok,
             pad: table.pad.0,
         })
+    }
+
+    fn success_is_told(&mut self, name: &Located<String>, table: &LoginTable, ok: &[OutcomeRule]) {
+        let label = &name.value;
+        let basic = table.account.as_ref().is_some_and(|account| account.value == AccountSource::Basic);
+        if table.ok.is_empty() {
+            let message = format!(
+                "`login.{label}` has no `ok`: any answer below 500 that is not `failed` counts as success, and clears the failures"
+            );
+            let such = if basic { "status = [200, 304]" } else { "redirect = \"/home\"" };
+            return self.warn(message, &name.span, format!("say how success looks, such as ok = [{{ {such} }}]"));
+        }
+        let is_read = table.request.as_ref().is_some_and(|request| [Method::GET, Method::HEAD].contains(&request.method.value));
+        if basic && is_read && !ok.iter().any(|rule| rule.status.is_empty() || rule.status.contains(&StatusCode::NOT_MODIFIED)) {
+            let message = format!("`login.{label}`: a right password for a page that did not change (304) counts as a failure");
+            self.warn(message, &name.span, "put into `ok` every status that a right password may bring");
+        }
     }
 
     fn source_fits(

@@ -23,8 +23,8 @@ const LEAST: usize = 64;
 const MOST: usize = 8 * 1024;
 
 impl Tickets {
-    /// Keeps these records where each can only be a ticket; returns how long they are. Of a TLS 1.3 handshake nothing else
-    /// begins as application data does, but for alerts, which are short.
+    /// Keeps these records where each can only be a ticket; returns how long they are. Of what answers a client's last flight
+    /// in TLS 1.3 nothing else begins as application data does, but for alerts, which are short.
     pub(super) fn keep(&mut self, records: &[IoSlice<'_>]) -> Option<usize> {
         let length = records.iter().map(|record| record.len()).sum::<usize>();
         if length == 0

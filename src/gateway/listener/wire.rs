@@ -28,6 +28,8 @@ pub(super) struct Wire<S = TcpStream> {
     much: bool,
     /// Until there is more to write.
     tickets: Tickets,
+    /// What is written next goes on with what was written: the client has not spoken since.
+    goes_on: bool,
     watch: Arc<Watch>,
     _held: Option<Held>,
     /// Has it closed without what it still holds.
@@ -95,13 +97,21 @@ impl<S> Wire<S> {
         if !ahead.is_empty() {
             watch.hear();
         }
-        Self { stream, ahead, much: false, tickets: Tickets::default(), watch, _held: held, reset: |_| {} }
+        let tickets = Tickets::default();
+        Self { stream, ahead, much: false, tickets, goes_on: false, watch, _held: held, reset: |_| {} }
     }
 }
 
 impl<S> Wire<S> {
+    /// Only what answers the client's last flight: the rest of the server's own, where the socket took half of it, is encrypted
+    /// as tickets are, and kept it would have the handshake wait for itself.
     fn keep_tickets(&mut self, records: &[IoSlice<'_>]) -> Option<usize> {
-        if self.watch.shakes() { self.tickets.keep(records) } else { None }
+        if self.watch.shakes() && !self.goes_on { self.tickets.keep(records) } else { None }
+    }
+
+    fn note_write<T>(&mut self, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        self.goes_on = true;
+        self.watch.note_write(result)
     }
 }
 
@@ -329,6 +339,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Wire<S> {
         }
         if !this.ahead.is_empty() {
             this.watch.hear();
+            this.goes_on = false;
             let length = this.ahead.len().min(buf.remaining());
             buf.put_slice(&this.ahead.split_to(length));
             return Poll::Ready(Ok(()));
@@ -342,6 +353,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Wire<S> {
         let came = buf.filled().len() - before;
         if came > 0 {
             this.watch.hear();
+            this.goes_on = false;
             this.much = came == room && came >= LEAST_MUCH;
         }
         result
@@ -355,7 +367,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
             return Poll::Ready(Ok(kept));
         }
         let result = this.tickets.poll_send_with(&mut this.stream, cx, bytes);
-        this.watch.note_write(result)
+        this.note_write(result)
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
@@ -367,7 +379,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
             Some(first) if !this.tickets.is_empty() => this.tickets.poll_send_with(&mut this.stream, cx, first),
             _ => Pin::new(&mut this.stream).poll_write_vectored(cx, bytes),
         };
-        this.watch.note_write(result)
+        this.note_write(result)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -463,6 +475,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_is_left_of_a_flight_that_the_socket_took_half_of_is_no_ticket() {
+        let (hello, rest) = ([&[22, 3, 3, 0, 90][..], &[0; 90]].concat(), [&[23, 3, 3, 0, 98][..], &[0; 98]].concat());
+        let watch = Arc::<Watch>::default();
+        let (ours, mut theirs) = tokio::io::duplex(hello.len());
+        let mut wire = Wire::new(ours, Bytes::from_static(b"ClientHello"), Arc::clone(&watch), None);
+        watch.shake();
+        assert_eq!(wire.read(&mut [0; 64]).await.unwrap(), 11);
+        assert_eq!(wire.write_vectored(&[IoSlice::new(&hello), IoSlice::new(&rest)]).await.unwrap(), hello.len());
+        assert_eq!(poll_write(&mut wire, &rest), Poll::Pending);
+        theirs.read_exact(&mut vec![0; hello.len()]).await.unwrap();
+        assert_eq!(poll_write(&mut wire, &rest), Poll::Ready(hello.len()));
+        assert_eq!(theirs.read(&mut [0; 128]).await.unwrap(), hello.len());
+    }
+
+    #[tokio::test]
     async fn tickets_go_with_the_first_answer_and_alone_only_where_there_is_none() {
         let ticket = [&[23, 3, 3, 0, 98][..], &[0; 98]].concat();
         for asks in [true, false] {
@@ -473,6 +500,8 @@ mod tests {
             watch.shake();
             wire.write_all(b"the server's flight").await.unwrap();
             assert_eq!(theirs.read(&mut came).await.unwrap(), 19);
+            theirs.write_all(b"Finished").await.unwrap();
+            assert_eq!(poll_read(&mut wire), Poll::Ready(()));
             wire.write_all(&ticket).await.unwrap();
             assert_eq!(poll_read(&mut wire), Poll::Pending);
             watch.forget();

@@ -1,85 +1,10 @@
-use std::fs::Permissions;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::sync::atomic::AtomicUsize;
 
-use tempfile::TempDir;
-
 use super::*;
-use crate::clock::ManualClock;
-use crate::config;
-use crate::events::Events;
-use crate::gateway::State;
-use crate::policy::approval::{ApprovalKind, ApprovalRules, Terms};
-use crate::state::accounts::Successes;
-use crate::state::approvals::{Approvals, TokenKey};
-use crate::state::bans::BanTable;
-use crate::state::guesses::GuessLedger;
-use crate::state::limits::Limits;
-use crate::state::store::Store;
-use crate::state::store::embedded::EmbeddedStore;
-use crate::tls::TlsState;
-
-const CONFIG: &str = r#"
-state_dir = "{folder}"
-[[tls.certificate]]
-chain = "{folder}/portal.crt"
-key = "{folder}/portal.key"
-[upstream.portal]
-servers = ["http://127.0.0.1:9"]
-[[site]]
-hosts = ["localhost"]
-  [[site.route]]
-  path = "/"
-  upstream = "portal"
-"#;
-
-/// One worker of a gateway that nobody calls, under a manual clock.
-struct Room {
-    worker: Worker,
-    clock: ManualClock,
-    _folder: TempDir,
-}
+use crate::gateway::testing::Room;
+use crate::policy::approval::{ApprovalKind, Terms};
 
 impl Room {
-    fn open() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-        std::fs::write(folder.path().join("portal.crt"), made.cert.pem()).unwrap();
-        let key = folder.path().join("portal.key");
-        std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
-        std::fs::set_permissions(&key, Permissions::from_mode(0o600)).unwrap();
-        let text = CONFIG.replace("{folder}", &folder.path().display().to_string());
-        let (config, _) =
-            config::compile_str(Path::new("room.toml"), text).unwrap_or_else(|found| panic!("{}", found.render(false)));
-        let config = Arc::new(config);
-        let clock = ManualClock::at("2026-06-15T12:00:00Z".parse().unwrap());
-        let now = clock.now();
-        let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(folder.path()).unwrap());
-        let policy = Arc::clone(&config.policy);
-        let successes = Arc::new(Successes::load(Arc::clone(&store), now).unwrap());
-        let key = TokenKey::load(&folder.path().join("approvals.key"), true).unwrap();
-        let state = State {
-            bans: Arc::new(BanTable::load(Arc::clone(&store), &policy.bans, now).unwrap()),
-            guesses: Arc::new(GuessLedger::new(policy.guesses, Arc::clone(&successes), clock.clone().into())),
-            successes,
-            limits: Arc::new(Limits::new(&policy.limits)),
-            approvals: Arc::new(Approvals::load(store, key, ApprovalRules::default(), now).unwrap()),
-        };
-        let tls = Arc::new(TlsState::prepare(&config, None).unwrap_or_else(|found| panic!("{found:?}")));
-        let snapshot = Snapshot { generation: 1, policy, tls, upstreams: Vec::new(), config };
-        let gateway = Gateway::new(snapshot, state, Events::sink(), clock.clone().into());
-        Self { worker: Worker::new(0, Arc::new(gateway)), clock, _folder: folder }
-    }
-
-    fn now(&self) -> Now {
-        self.clock.now()
-    }
-
-    fn bans(&self) -> &BanTable {
-        &self.worker.gateway.state.bans
-    }
-
     /// An approval in force, from now on for an hour.
     fn approval(&self, hours: Option<&str>) -> Arc<LiveApproval> {
         let approvals = &self.worker.gateway.state.approvals;
@@ -202,6 +127,11 @@ async fn a_ban_ends_whom_it_holds_and_a_login_attempt_only_if_it_is_not_from_gue
     room.review().await;
     let ended = (failing.ended().await, beside.ended().await, elsewhere.ended().await);
     assert_eq!(ended, (None, Some(Reason::Banned), None));
+
+    let succeeded = room.enter(attempt());
+    succeeded.stay.succeeded();
+    room.review().await;
+    assert_eq!(succeeded.ended().await, Some(Reason::Banned), "a success has no failure to hear of");
 
     let (failing, tunnelled) = (room.enter(attempt()), room.worker.stays.enter(attempt()));
     let (_socket, closed) = tokio::sync::oneshot::channel::<()>();

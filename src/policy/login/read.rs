@@ -87,11 +87,6 @@ impl LoginRule {
         }
     }
 
-    /// Whether this attempt's account stands in the body; with Basic the head has it, and no body need be read.
-    pub fn needs_body(&self) -> bool {
-        matches!(self.account, AccountSource::Field(_))
-    }
-
     /// Fails closed: an account that cannot be read exactly once is a 400 `bad-request`.
     /// `query` is the canonical query: the account field there too is a 400. With Basic the password in the header is the
     /// secret, whatever `secret` says.
