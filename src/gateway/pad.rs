@@ -19,8 +19,8 @@ const MOST_BYTES: usize = 64 * 1024;
 /// Parts in which they may come: each has a price of its own.
 const MOST_FRAMES: usize = 64;
 
-/// Fields, in trailers too, by which applications and what stands before them tell when or how fast they answered. A `Date` is set anew when the
-/// answer leaves.
+/// Fields, in trailers too, by which applications and what stands before them tell when or how fast they answered. A `Date` is
+/// set anew when the answer leaves.
 const TELLING: [&str; 6] =
     ["date", "server-timing", "x-runtime", "x-response-time", "x-process-time", "x-envoy-upstream-service-time"];
 
