@@ -26,18 +26,21 @@ pub(super) async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + '
 
 /// Lets go of something large once nobody else uses it, so that no worker is the one to free it. What is still in use after a
 /// second is freed by who uses it last.
-pub(super) async fn retire<T: Send + Sync + 'static>(mut old: Arc<T>) {
+pub(super) async fn retire<T: Send + Sync + 'static>(old: Arc<T>) {
     // A thread that cannot be made leaves it to the others too.
-    let _ = aside(move || {
-        for _ in 0..LOOKS {
-            match Arc::try_unwrap(old) {
-                Ok(last) => return drop(last),
-                Err(shared) => old = shared,
-            }
-            std::thread::sleep(LOOK);
+    let _ = aside(move || drop(last_of(old, || std::thread::sleep(LOOK)))).await;
+}
+
+/// What nobody else uses any more; `None` where somebody still does after as many looks as there are.
+fn last_of<T>(mut shared: Arc<T>, mut pause: impl FnMut()) -> Option<T> {
+    for _ in 0..LOOKS {
+        match Arc::try_unwrap(shared) {
+            Ok(last) => return Some(last),
+            Err(still) => shared = still,
         }
-    })
-    .await;
+        pause();
+    }
+    None
 }
 
 #[cfg(test)]
@@ -54,16 +57,22 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_retired_is_freed_aside_once_the_last_user_let_it_go() {
+    async fn what_is_retired_is_freed_aside() {
         let (tell, told) = std::sync::mpsc::channel();
-        let large = Arc::new(Large(tell));
+        retire(Arc::new(Large(tell))).await;
+        assert_eq!(told.try_recv().unwrap().as_deref(), Some("doorward-aside"));
+    }
+
+    #[test]
+    fn the_last_user_is_waited_for_and_not_for_ever() {
+        let large = Arc::new(7);
+        let mut users = vec![Arc::clone(&large); 3];
+        assert_eq!(last_of(large, || drop(users.pop())), Some(7));
+        assert!(users.is_empty());
+        let (large, mut looks) = (Arc::new(7), 0);
         let user = Arc::clone(&large);
-        let retiring = tokio::spawn(retire(large));
-        tokio::task::yield_now().await;
-        assert!(told.try_recv().is_err(), "somebody uses it");
-        drop(user);
-        retiring.await.unwrap();
-        assert_eq!(told.recv().unwrap().as_deref(), Some("doorward-aside"));
+        assert_eq!(last_of(large, || looks += 1), None);
+        assert_eq!((looks, Arc::strong_count(&user)), (LOOKS, 1));
     }
 
     #[tokio::test]
