@@ -363,6 +363,26 @@ class Pingora(Peer):
         """Its arguments say all."""
 
 
+class Floor(Peer):
+    """The proxy of benches/peers/floor: bytes without HTTP, the least that anything on tokio and rustls costs."""
+
+    name = "floor"
+    binary = "floor-peer"
+    controls = "no HTTP, hence none; no log; one answer to all and a closed door only where S11a and S11b ask for them"
+    skips = {"S2": "it copies bytes, and the backend speaks no HTTP/2"}
+
+    def version(self):
+        return output_of([self.binary, "--version"])
+
+    def argv(self):
+        pki = self.lab.pki
+        doors = [f"127.0.0.1:{port}" for port in (self.port, self.mtls_port, self.lab.backend_port)]
+        return [self.binary, *doors, pki / "server.pem", pki / "server.key", pki / "client-ca.pem", BANNED]
+
+    def write(self):
+        """Its arguments say all."""
+
+
 class Doorward(Peer):
     """Every control on."""
 
@@ -650,7 +670,7 @@ class Admin(http.client.HTTPConnection):
         self.sock.connect(self.path)
 
 
-PEERS = {peer.name: peer for peer in (Nginx, Haproxy, Envoy, Pingora, Doorward, DoorwardLeast)}
+PEERS = {peer.name: peer for peer in (Nginx, Haproxy, Envoy, Pingora, Floor, Doorward, DoorwardLeast)}
 
 
 def wait_for_port(process, port):

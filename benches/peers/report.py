@@ -13,6 +13,7 @@ import statistics
 import sys
 
 OURS = ("doorward", "doorward-least")
+# Of these the better is what a target is of; the floor, which does less than a proxy does, never is.
 ANCHORS = ("nginx", "haproxy")
 BEGIN, END = "<!-- results: made by benches/peers/report.py -->", "<!-- end of results -->"
 
@@ -191,6 +192,7 @@ COLOURS = {
     "haproxy": "#898781",
     "envoy": "#c3c2b7",
     "pingora": "#a5875a",
+    "floor": "#dedcd2",
 }
 
 

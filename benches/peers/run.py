@@ -343,6 +343,7 @@ def arguments():
     parser.add_argument("--nginx", help="binary, for another version than that on PATH")
     parser.add_argument("--haproxy", help="binary, for another version than that on PATH")
     parser.add_argument("--pingora", help="binary of benches/peers/pingora, built by hand (README.md)")
+    parser.add_argument("--floor", help="binary of benches/peers/floor, built by hand (README.md)")
     parser.add_argument("--note", help="what a reader must know: another load on the machine, where --doorward came from")
     parser.add_argument("--out", type=pathlib.Path, help="JSON file (benches/results/peers-DATE.json)")
     options = parser.parse_args()
