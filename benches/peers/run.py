@@ -51,7 +51,7 @@ class Lab:
         return done.stdout
 
     def own_load(self, mode, port, host, *more, path="/1k", seconds=None):
-        argv = [self.load, mode, "--address", f"127.0.0.1:{port}", "--host", host, "--path", path, "--ca", self.pki / "ca.pem"]
+        argv = [self.load, mode, "--address", f"127.0.0.1:{port}", "--host", host, "--path", path, "--shown", self.pki / "server.pem"]
         if seconds is not None:
             argv += ["--seconds", seconds]
         return json.loads(self.run_load([*argv, *more], 150))
@@ -143,7 +143,7 @@ class Idle:
     def measure(self, lab, peer):
         peer.stop()
         peer.start()
-        argv = [lab.load, "idle", "--address", f"127.0.0.1:{peer.port}", "--host", HOST, "--ca", lab.pki / "ca.pem"]
+        argv = [lab.load, "idle", "--address", f"127.0.0.1:{peer.port}", "--host", HOST, "--shown", lab.pki / "server.pem"]
         child = subprocess.Popen(
             ["taskset", "-c", str(lab.load_core), *map(str, argv)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
