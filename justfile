@@ -30,6 +30,10 @@ bench:
 fuzz *targets:
     SECONDS_IN_ALL="${SECONDS_IN_ALL:-3600}" fuzz/run-short.sh {{ targets }}
 
+# The release binary with mimalloc and profile-guided optimisation; prints where it is.
+optimised:
+    packaging/optimised.sh
+
 # Beside nginx, haproxy, envoy and pingora; see benches/peers/README.md.
 bench-peers *args:
     benches/peers/run.py {{ args }}

@@ -64,6 +64,8 @@ def facts(result):
         "",
         *[f"- **{name} {peer['version']}**: {peer['controls']}" for name, peer in result["peers"].items()],
     ]
+    if faults := machine.get("mitigations"):
+        lines.insert(2, f"Faults of the processor: {'; '.join(f'{name}: {state}' for name, state in faults.items())}.")
     if result.get("note"):
         lines.insert(1, f"**{result['note']}**")
     if result.get("absent"):

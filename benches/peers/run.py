@@ -311,6 +311,7 @@ def facts(options, peers):
             "cpu": model[1] if model else platform.processor(),
             "cores": os.cpu_count(),
             "kernel": platform.release(),
+            "mitigations": mitigations(),
             "proxy_core": options.proxy_core,
             "load_core": options.load_core,
             "load_before": os.getloadavg()[0],
@@ -324,6 +325,13 @@ def facts(options, peers):
         "absent": options.absent,
         "measures": {},
     }
+
+
+def mitigations():
+    """What the kernel does, or should do, against its processor's faults: it makes each system call dearer."""
+    folder = pathlib.Path("/sys/devices/system/cpu/vulnerabilities")
+    told = {file.name: file.read_text().strip() for file in sorted(folder.glob("*"))}
+    return {name: state for name, state in told.items() if state != "Not affected"}
 
 
 def arguments():

@@ -28,8 +28,10 @@ chain = "{folder}/portal.crt"
 key = "{folder}/portal.key"
 [upstream.portal]
 servers = ["http://127.0.0.1:9"]
+{certificates}
 [[site]]
 hosts = ["localhost"]
+{demand}
   [[site.route]]
   path = "/"
   upstream = "portal"
@@ -39,18 +41,30 @@ hosts = ["localhost"]
 pub struct Room {
     pub worker: Worker,
     pub clock: ManualClock,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Room {
     pub fn open() -> Self {
+        Self::lets_in("", "", "")
+    }
+
+    /// Whose one site asks for certificates of this CA (PEM): `required` or `optional`.
+    pub fn asking(ca: &str, demand: &str) -> Self {
+        let certificates = "[client_ca.acme]\nroots = [\"{folder}/acme.pem\"]\nidentity = \"san-uri\"";
+        Self::lets_in(ca, certificates, &format!("client_ca = [\"acme\"]\nclient_cert = \"{demand}\""))
+    }
+
+    fn lets_in(ca: &str, certificates: &str, demand: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("acme.pem"), ca).unwrap();
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         std::fs::write(folder.path().join("portal.crt"), made.cert.pem()).unwrap();
         let key = folder.path().join("portal.key");
         std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
         std::fs::set_permissions(&key, Permissions::from_mode(0o600)).unwrap();
-        let text = CONFIG.replace("{folder}", &folder.path().display().to_string());
+        let text = CONFIG.replace("{certificates}", certificates).replace("{demand}", demand);
+        let text = text.replace("{folder}", &folder.path().display().to_string());
         let (config, _) =
             config::compile_str(Path::new("room.toml"), text).unwrap_or_else(|found| panic!("{}", found.render(false)));
         let config = Arc::new(config);
@@ -70,11 +84,16 @@ impl Room {
         let tls = Arc::new(TlsState::prepare(&config, None).unwrap_or_else(|found| panic!("{found:?}")));
         let snapshot = Snapshot { generation: 1, policy, tls, upstreams: Vec::new(), config };
         let gateway = Gateway::new(snapshot, state, Events::sink(), clock.clone().into());
-        Self { worker: Worker::new(0, Arc::new(gateway)), clock, _folder: folder }
+        Self { worker: Worker::new(0, Arc::new(gateway)), clock, folder }
     }
 
     pub fn now(&self) -> Now {
         self.clock.now()
+    }
+
+    /// What it shows itself with (PEM).
+    pub fn chain(&self) -> Vec<u8> {
+        std::fs::read(self.folder.path().join("portal.crt")).unwrap()
     }
 
     pub fn bans(&self) -> &BanTable {

@@ -91,6 +91,14 @@ pub struct RefusedCertificate {
     pub cause: CertCause,
 }
 
+/// What a handshake that demands a certificate found of the one it was shown.
+#[derive(Clone, Debug)]
+pub enum Examined {
+    /// For the site whose config the handshake had; the first request need not have it judged again.
+    Holds(CertVerdict),
+    Refused(RefusedCertificate),
+}
+
 /// A certificate or CRL file and its end, for `status`, metrics and warnings.
 #[derive(Clone, Debug)]
 pub struct FileExpiry {
@@ -150,7 +158,7 @@ impl TlsState {
     /// Fails closed: a name of no site is refused.
     pub fn server(&self, sni: Option<&str>) -> Result<ServerChoice, UnknownServerName> {
         // what an earlier handshake on this thread left untaken must not be told of this one
-        verify::take_refusal();
+        verify::take_examined();
         let Some(host) = sni else { return Ok(ServerChoice { config: self.nameless.clone(), sni: Sni::Absent }) };
         let site = self.policy.sites.by_host(host).ok_or(UnknownServerName)?;
         let tls = self.sites.get(site.id.0).ok_or(UnknownServerName)?;
@@ -201,10 +209,11 @@ pub fn describe(leaf: &CertificateDer<'_>) -> (String, String) {
     names::describe(leaf)
 }
 
-/// What the verifier refused in the handshake that just failed on this thread, if it did. Rustls calls the verifier and
-/// returns its error within one poll, so nothing else can have come between.
-pub fn take_refusal() -> Option<RefusedCertificate> {
-    verify::take_refusal()
+/// What the verifier found in the handshake that was just polled on this thread, if it was asked. Rustls calls the verifier and
+/// goes on, or returns its error, within one poll, so nothing else can have come between. Whose handshake fails nevertheless has
+/// shown nothing, whatever was found.
+pub fn take_examined() -> Option<Examined> {
+    verify::take_examined()
 }
 
 /// aws-lc-rs with X25519MLKEM768 first, TLS 1.2 ECDHE with AEAD and TLS 1.3 only. Passed explicitly everywhere.

@@ -15,10 +15,10 @@ use crate::policy::CertCause;
 use crate::policy::route::CertDemand;
 
 use super::judge::{Judge, cause_of};
-use super::{RefusedCertificate, names, timestamp};
+use super::{Examined, RefusedCertificate, names, timestamp};
 
 thread_local! {
-    static REFUSAL: RefCell<Option<RefusedCertificate>> = const { RefCell::new(None) };
+    static EXAMINED: RefCell<Option<Examined>> = const { RefCell::new(None) };
 }
 
 /// Asks for a certificate of the site's sets. The signature over CertificateVerify is always checked by the provider's
@@ -62,13 +62,13 @@ impl ClientCertVerifier for SiteVerifier {
         }
         let chain: Vec<_> = std::iter::once(leaf).chain(intermediates).map(|der| CertificateDer::from(der.as_ref())).collect();
         let wall = i64::try_from(now.as_secs()).map_or(Timestamp::MAX, timestamp);
-        match self.judge.judge(&chain, wall).result {
-            Ok(_) => Ok(ClientCertVerified::assertion()),
-            Err(cause) => {
-                record(leaf, cause);
-                Err(alert_for(cause).into())
-            }
+        let verdict = self.judge.judge(&chain, wall);
+        if let Err(cause) = verdict.result {
+            record(leaf, cause);
+            return Err(alert_for(cause).into());
         }
+        EXAMINED.set(Some(Examined::Holds(verdict)));
+        Ok(ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -102,14 +102,14 @@ impl fmt::Debug for SiteVerifier {
     }
 }
 
-/// See [`super::take_refusal`].
-pub(super) fn take_refusal() -> Option<RefusedCertificate> {
-    REFUSAL.take()
+/// See [`super::take_examined`].
+pub(super) fn take_examined() -> Option<Examined> {
+    EXAMINED.take()
 }
 
 fn record(leaf: &CertificateDer<'_>, cause: CertCause) {
     let (subject, issuer) = names::describe(leaf);
-    REFUSAL.set(Some(RefusedCertificate { subject, issuer, cause }));
+    EXAMINED.set(Some(Examined::Refused(RefusedCertificate { subject, issuer, cause })));
 }
 
 /// The client did not show that it holds the key, or the key or the certificate is of a kind with which nobody can.

@@ -376,7 +376,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
             return Poll::Ready(Ok(kept));
         }
         let result = match bytes.iter().find(|piece| !piece.is_empty()) {
-            Some(first) if !this.tickets.is_empty() => this.tickets.poll_send_with(&mut this.stream, cx, first),
+            // One piece needs no list of pieces, which costs the kernel more.
+            Some(first) if bytes.len() == 1 || !this.tickets.is_empty() => {
+                this.tickets.poll_send_with(&mut this.stream, cx, first)
+            }
             _ => Pin::new(&mut this.stream).poll_write_vectored(cx, bytes),
         };
         this.note_write(result)

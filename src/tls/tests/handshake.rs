@@ -14,7 +14,7 @@ use super::pki::{Ca, Leaf, Setup, common_name, now};
 use crate::config::TlsVersion;
 use crate::policy::route::{CertDemand, Sni};
 use crate::policy::{CertCause, SiteId};
-use crate::tls::{TlsState, UnknownServerName, provider, take_refusal};
+use crate::tls::{Examined, RefusedCertificate, TlsState, UnknownServerName, provider, take_examined};
 
 pub const BOTH: [&rustls::SupportedProtocolVersion; 2] = [&rustls::version::TLS12, &rustls::version::TLS13];
 
@@ -96,6 +96,13 @@ pub fn connect(state: &TlsState, client: &Arc<ClientConfig>, host: &str) -> Outc
     Outcome { client: client_error.map_or(Ok(client), Err), server: server_error.map_or(Ok(server), Err), sni: choice.sni }
 }
 
+fn take_refusal() -> Option<RefusedCertificate> {
+    match take_examined() {
+        Some(Examined::Refused(refused)) => Some(refused),
+        _ => None,
+    }
+}
+
 impl Outcome {
     fn alert(&self) -> AlertDescription {
         match &self.client {
@@ -117,7 +124,13 @@ fn a_good_certificate_is_let_in_and_handed_on() {
             assert_eq!(server.peer_certificates(), Some(&leaf.chain[..]));
             assert_eq!(server.alpn_protocol(), Some(&b"h2"[..]));
             assert_eq!(outcome.sni, Sni::Site(SiteId(0)));
-            assert!(take_refusal().is_none());
+            match (demand, take_examined()) {
+                (CertDemand::Required, Some(Examined::Holds(verdict))) => {
+                    assert!(verdict.result.is_ok() && verdict.stands_at(now().wall));
+                }
+                (CertDemand::Optional, None) => {}
+                (_, examined) => panic!("{demand:?}: {examined:?}"),
+            }
         }
     }
 }
@@ -338,7 +351,7 @@ fn a_stale_refusal_is_not_told_of_the_next_handshake() {
     assert!(take_refusal().is_none());
 }
 
-/// The contract of `take_refusal`: the verifier's word and the failed accept come in one poll of the listener's task.
+/// The contract of `take_examined`: the verifier's word and the failed accept come in one poll of the listener's task.
 #[tokio::test]
 async fn the_listener_finds_the_refusal_right_after_the_failed_accept() {
     let (ca, foreign) = (Ca::root("acme"), Ca::root("foreign"));
