@@ -109,6 +109,8 @@ async fn accept(accept: Accept<Wire>) -> (io::Result<TlsStream<Wire>>, Option<Ex
     let mut accept = pin!(accept);
     let mut examined = None;
     let result = poll_fn(|cx| {
+        // What another's poll left behind when it panicked is not of this one.
+        tls::take_examined();
         let poll = accept.as_mut().poll(cx);
         examined = tls::take_examined().or(examined.take());
         poll
