@@ -103,16 +103,13 @@ async fn negotiate(worker: &Worker, wire: Wire, peer: IpAddr, client: ClientAddr
     Ok(Secured { stream: Box::new(stream), connection: Arc::new(connection), h2 })
 }
 
-/// Finishes a handshake, with what its verifier found. The verifier leaves that on the thread, so it is taken before any other
-/// handshake can run there.
+/// Finishes a handshake, with what its verifier found.
 async fn accept(accept: Accept<Wire>) -> (io::Result<TlsStream<Wire>>, Option<Examined>) {
     let mut accept = pin!(accept);
     let mut examined = None;
     let result = poll_fn(|cx| {
-        // What another's poll left behind when it panicked is not of this one.
-        tls::take_examined();
-        let poll = accept.as_mut().poll(cx);
-        examined = tls::take_examined().or(examined.take());
+        let (poll, found) = tls::examining(|| accept.as_mut().poll(cx));
+        examined = found.or(examined.take());
         poll
     })
     .await;
@@ -182,90 +179,5 @@ mod tests {
             let stands = verdict.as_ref().map(|(generation, verdict)| (*generation, verdict.result.is_ok()));
             assert_eq!(stands, kept.then_some((1, true)), "{demand}");
         }
-    }
-
-    /// What a handshake left untaken (its poll panicked after the verifier's word) must not be told of another that is under way.
-    #[tokio::test]
-    #[allow(clippy::disallowed_methods)]
-    async fn a_verdict_left_on_the_thread_is_not_anothers() {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        let shows = |roots: RootCertStore, issued: bool| {
-            let key = KeyPair::generate().unwrap();
-            let mut params = CertificateParams::default();
-            params.subject_alt_names = vec![SanType::URI("urn:acme:sync".try_into().unwrap())];
-            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-            params.not_before = std::time::SystemTime::now().into();
-            params.not_after = params.not_before + MONTH;
-            let leaf = if issued { params.signed_by(&key, &ca) } else { params.self_signed(&key) }.unwrap();
-            let chain = vec![leaf.der().clone()];
-            let mut config = rustls::ClientConfig::builder_with_provider(tls::provider())
-                .with_safe_default_protocol_versions()
-                .unwrap()
-                .with_root_certificates(roots)
-                .with_client_auth_cert(chain, PrivateKeyDer::Pkcs8(key.serialize_der().into()))
-                .unwrap();
-            config.resumption = rustls::client::Resumption::disabled();
-            Arc::new(config)
-        };
-        let trusting = |room: &Room| {
-            let mut roots = RootCertStore::empty();
-            roots.add_parsable_certificates(CertificateDer::pem_slice_iter(&room.chain()).map(Result::unwrap));
-            roots
-        };
-        let (strict, open) = (Room::asking(&ca.pem(), "required"), Room::asking(&ca.pem(), "optional"));
-        let (honest, stranger) = (shows(trusting(&strict), true), shows(trusting(&open), false));
-        let config = strict.worker.gateway.snapshot.load().tls.server(Some("localhost")).unwrap().config;
-        // Stands for an accept whose poll ends by a panic: the verifier spoke, nobody took it.
-        let leave = || {
-            let name = ServerName::try_from("localhost").unwrap();
-            let mut client = rustls::ClientConnection::new(Arc::clone(&honest), name).unwrap();
-            let mut server = rustls::ServerConnection::new(Arc::clone(&config)).unwrap();
-            while server.is_handshaking() {
-                let mut wire = Vec::new();
-                while client.wants_write() {
-                    client.write_tls(&mut wire).unwrap();
-                }
-                let mut wire = &wire[..];
-                while !wire.is_empty() {
-                    server.read_tls(&mut wire).unwrap();
-                    server.process_new_packets().unwrap();
-                }
-                let mut wire = Vec::new();
-                while server.wants_write() {
-                    server.write_tls(&mut wire).unwrap();
-                }
-                let mut wire = &wire[..];
-                while !wire.is_empty() {
-                    client.read_tls(&mut wire).unwrap();
-                    client.process_new_packets().unwrap();
-                }
-            }
-        };
-
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (accepted, peer) = listener.accept().await.unwrap();
-        let watch = Arc::<Watch>::default();
-        let wire = Wire::new(accepted, Bytes::new(), Arc::clone(&watch), None);
-        let client = ClientAddr::new(peer.ip(), 64);
-        let mut shown = pin!(TlsConnector::from(stranger).connect(ServerName::try_from("localhost").unwrap(), socket));
-        let mut secured = pin!(secure(&open.worker, wire, &watch, peer.ip(), client));
-        let mut connected = None;
-        let secured = poll_fn(|cx| {
-            if connected.is_none()
-                && let std::task::Poll::Ready(result) = shown.as_mut().poll(cx)
-            {
-                connected = Some(result.unwrap());
-            }
-            leave();
-            secured.as_mut().poll(cx)
-        })
-        .await;
-        let connection = secured.expect("let in").connection;
-        assert!(!connection.chain.is_empty());
-        assert!(connection.verdict.lock().unwrap().is_none(), "a stranger's self-signed certificate has another's verdict");
     }
 }
