@@ -252,6 +252,8 @@ def main():
     out.with_suffix(".md").write_text(text)
     print(text)
     print(f"written: {out} and {out.with_suffix('.md')}", file=sys.stderr)
+    if result["failures"]:
+        sys.exit(f"run.py: {len(result['failures'])} measurements failed")
 
 
 def run(options, directory):
@@ -310,7 +312,7 @@ def facts(options, peers):
         "machine": {
             "cpu": model[1] if model else platform.processor(),
             "cores": os.cpu_count(),
-            "kernel": platform.release(),
+            "kernel": platform.release().split("-")[0],
             "mitigations": mitigations(),
             "proxy_core": options.proxy_core,
             "load_core": options.load_core,
@@ -358,6 +360,8 @@ def arguments():
     for name, known in (("only", SCENARIOS), ("peers", PEERS)):
         if unknown := [one for one in getattr(options, name) if one not in known]:
             parser.error(f"--{name}: {', '.join(unknown)} is none of {', '.join(known)}")
+    if options.doorward and not options.note:
+        parser.error("--doorward wants a --note: how it was built, and of which commit")
     if not 1 <= options.rounds <= 100 or not 0.2 <= options.seconds <= 60:
         parser.error("1 to 100 rounds of 0.2 to 60 seconds")
     if os.cpu_count() < 2 or options.proxy_core == options.load_core:

@@ -130,8 +130,11 @@ impl Judge {
             .collect();
         let lists_end =
             crls.iter().filter(|crl| crl.next_update > wall && issuers.contains(&crl.list.issuer())).map(|crl| crl.next_update);
+        // A list that was given ahead of its time may say otherwise once it is in force.
+        let ahead = view.crls.iter().filter_map(|&index| set.crls.get(index)).map(|crl| crl.this_update);
+        let ahead = ahead.filter(|update| *update > in_force).map(|update| update.saturating_sub(CRL_CLOCK_SKEW).unwrap_or(wall));
         let between = path.intermediate_certificates().map(|cert| cert.der().to_vec()).collect();
-        Ok((lists_end.fold(end.get(), Ord::min), between))
+        Ok((lists_end.chain(ahead).fold(end.get(), Ord::min), between))
     }
 }
 

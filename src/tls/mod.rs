@@ -157,8 +157,6 @@ impl TlsState {
     /// By SNI (canonical, lower case); `None`: no SNI, so the first certificate and no client certificate asked.
     /// Fails closed: a name of no site is refused.
     pub fn server(&self, sni: Option<&str>) -> Result<ServerChoice, UnknownServerName> {
-        // what an earlier handshake on this thread left untaken must not be told of this one
-        verify::take_examined();
         let Some(host) = sni else { return Ok(ServerChoice { config: self.nameless.clone(), sni: Sni::Absent }) };
         let site = self.policy.sites.by_host(host).ok_or(UnknownServerName)?;
         let tls = self.sites.get(site.id.0).ok_or(UnknownServerName)?;
@@ -209,11 +207,13 @@ pub fn describe(leaf: &CertificateDer<'_>) -> (String, String) {
     names::describe(leaf)
 }
 
-/// What the verifier found in the handshake that was just polled on this thread, if it was asked. Rustls calls the verifier and
-/// goes on, or returns its error, within one poll, so nothing else can have come between. Whose handshake fails nevertheless has
-/// shown nothing, whatever was found.
-pub fn take_examined() -> Option<Examined> {
-    verify::take_examined()
+/// Polls a handshake, and gives what its verifier found if it was asked. Rustls calls the verifier and goes on, or returns its
+/// error, within one poll on this thread; what another's poll left there when it panicked is dropped first. Who fails nevertheless
+/// has shown nothing, whatever was found.
+pub fn examining<T>(poll: impl FnOnce() -> T) -> (T, Option<Examined>) {
+    verify::take_examined();
+    let polled = poll();
+    (polled, verify::take_examined())
 }
 
 /// aws-lc-rs with X25519MLKEM768 first, TLS 1.2 ECDHE with AEAD and TLS 1.3 only. Passed explicitly everywhere.

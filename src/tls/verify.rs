@@ -102,7 +102,7 @@ impl fmt::Debug for SiteVerifier {
     }
 }
 
-/// See [`super::take_examined`].
+/// See [`super::examining`].
 pub(super) fn take_examined() -> Option<Examined> {
     EXAMINED.take()
 }

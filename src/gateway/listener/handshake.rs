@@ -103,14 +103,13 @@ async fn negotiate(worker: &Worker, wire: Wire, peer: IpAddr, client: ClientAddr
     Ok(Secured { stream: Box::new(stream), connection: Arc::new(connection), h2 })
 }
 
-/// Finishes a handshake, with what its verifier found. The verifier leaves that on the thread, so it is taken before any other
-/// handshake can run there.
+/// Finishes a handshake, with what its verifier found.
 async fn accept(accept: Accept<Wire>) -> (io::Result<TlsStream<Wire>>, Option<Examined>) {
     let mut accept = pin!(accept);
     let mut examined = None;
     let result = poll_fn(|cx| {
-        let poll = accept.as_mut().poll(cx);
-        examined = tls::take_examined().or(examined.take());
+        let (poll, found) = tls::examining(|| accept.as_mut().poll(cx));
+        examined = found.or(examined.take());
         poll
     })
     .await;

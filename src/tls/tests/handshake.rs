@@ -14,7 +14,8 @@ use super::pki::{Ca, Leaf, Setup, common_name, now};
 use crate::config::TlsVersion;
 use crate::policy::route::{CertDemand, Sni};
 use crate::policy::{CertCause, SiteId};
-use crate::tls::{Examined, RefusedCertificate, TlsState, UnknownServerName, provider, take_examined};
+use crate::tls::verify::take_examined;
+use crate::tls::{Examined, RefusedCertificate, TlsState, UnknownServerName, examining, provider};
 
 pub const BOTH: [&rustls::SupportedProtocolVersion; 2] = [&rustls::version::TLS12, &rustls::version::TLS13];
 
@@ -347,11 +348,12 @@ fn a_stale_refusal_is_not_told_of_the_next_handshake() {
     let setup = Setup::portal(&[&ca], &[], CertDemand::Required);
     let state = setup.state();
     connect(&state, &client(&setup, BOTH[1], Some(&foreign.client(|_| {}))), "portal.example.com");
-    connect(&state, &client(&setup, BOTH[1], None), "portal.example.com");
+    let (_, examined) = examining(|| connect(&state, &client(&setup, BOTH[1], None), "portal.example.com"));
+    assert!(examined.is_none());
     assert!(take_refusal().is_none());
 }
 
-/// The contract of `take_examined`: the verifier's word and the failed accept come in one poll of the listener's task.
+/// The contract of `examining`: the verifier's word and the failed accept come in one poll of the listener's task.
 #[tokio::test]
 async fn the_listener_finds_the_refusal_right_after_the_failed_accept() {
     let (ca, foreign) = (Ca::root("acme"), Ca::root("foreign"));

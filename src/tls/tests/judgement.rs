@@ -185,6 +185,19 @@ fn the_newest_crl_counts_wherever_it_stands() {
 }
 
 #[test]
+fn a_verdict_is_kept_no_longer_than_until_another_crl_is_in_force() {
+    let ca = Ca::root("acme");
+    let lists = [ca.crl(&[], |_| {}), ca.crl(&[1], |params| params.this_update = date_time_ymd(2026, 6, 20))];
+    let setup = Setup::portal(&[&ca], &lists, Optional);
+    let leaf = ca.client(|_| {});
+    let verdict = judge_at(&setup, &leaf, now());
+    assert!(verdict.result.is_ok());
+    let later = Now { wall: wall("2026-06-20T00:00:00Z"), ..now() };
+    assert_eq!(judge_at(&setup, &leaf, later).result.unwrap_err(), Revoked);
+    assert!(!verdict.stands_at(later.wall), "it is kept until {}", verdict.valid_until);
+}
+
+#[test]
 fn a_leaf_without_client_auth_eku_does_not_hold() {
     let ca = Ca::root("acme");
     let setup = Setup::portal(&[&ca], &[], Optional);
