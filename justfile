@@ -34,7 +34,7 @@ fuzz *targets:
 optimised:
     packaging/optimised.sh
 
-# Beside nginx, haproxy, envoy and pingora; see benches/peers/README.md.
+# Beside nginx, haproxy, envoy, pingora and a floor; see benches/peers/README.md.
 bench-peers *args:
     benches/peers/run.py {{ args }}
 

@@ -1,7 +1,7 @@
 """The proxies under test: one class a peer, each writes its own config and says what it checks.
 
 All end TLS 1.3 with the same P-256 certificate, one thread, HTTP/1.1 and HTTP/2 by ALPN, and forward over kept HTTP/1.1
-connections to the same backend with X-Forwarded-For added. The peers run as fast as we know to configure them: no access log,
+connections to the same backend with X-Forwarded-For added; the floor alone copies bytes. The peers run as fast as we know to configure them: no access log,
 no control but what a scenario is about.
 """
 
