@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Admin, Control, TakenOver};
@@ -39,7 +40,7 @@ use crate::upstream::{Upstream, Upstreams};
 use aside::{aside, retire};
 pub use check::check;
 use prepare::{Prepared, wanted};
-use process::{announce, say_on_stderr, watch_signals};
+use process::{announce, say_draining, say_on_stderr, say_stopped, watch_signals};
 use watch::{Prints, Watch};
 use workers::Crew;
 
@@ -435,6 +436,9 @@ impl Live {
         roof.gateway.events.emit(Event::Stopped { cut });
         roof.store.close();
         roof.gateway.events.flush(FLUSH);
+        if roof.process {
+            say_stopped(cut);
+        }
         Ok(())
     }
 }
@@ -459,8 +463,13 @@ impl Roof {
         let deadline = self.gateway.snapshot.load().config.deadlines.drain;
         self.draining.store(true, Ordering::SeqCst);
         self.gateway.events.emit(Event::Draining { deadline });
+        let unready = UNREADY.min(deadline / 10);
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-        tokio::time::sleep(UNREADY.min(deadline / 10)).await;
+        if self.process {
+            let until = self.gateway.clock.now().wall.saturating_add(deadline.saturating_add(unready));
+            say_draining(self.slots.open(), until.unwrap_or(Timestamp::MAX));
+        }
+        tokio::time::sleep(unready).await;
         for door in self.doors().open.values() {
             door.stop.cancel();
         }

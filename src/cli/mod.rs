@@ -55,7 +55,8 @@ enum Command {
     Demo(demo::Args),
     /// Run the gateway
     #[command(long_about = "Runs the gateway in the foreground. The ready line goes to stderr, READY=1 to systemd.\n\n\
-        TERM, INT and QUIT drain with a deadline, a second one ends at once; HUP takes over the file; USR1 reopens the logs.")]
+        TERM, INT and QUIT drain: stderr says how many connections are open and until when they have, and at the end how many were \
+        cut. A second one ends at once. HUP takes over the file; USR1 reopens the logs.")]
     Run,
     /// Check all that a start would check, binding and creating nothing
     #[command(
