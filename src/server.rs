@@ -38,8 +38,8 @@ use crate::tls::TlsState;
 use crate::upstream::{Upstream, Upstreams};
 
 use aside::{aside, retire};
-pub use check::check;
-use prepare::{Prepared, wanted};
+pub use check::{Fault, Refused, check};
+use prepare::{Prepared, cannot_open_admin, probe_logs, wanted};
 use process::{announce, say_draining, say_on_stderr, say_stopped, watch_signals};
 use watch::{Prints, Watch};
 use workers::Crew;
@@ -80,9 +80,9 @@ pub struct Bound {
 /// Why a start failed.
 #[derive(Debug)]
 pub enum StartError {
-    /// Exit status 78.
+    /// The file or what it names. Exit status 78.
     Config(Diagnostics),
-    /// Exit status 1.
+    /// The state, or the machine. Exit status 1.
     Io(String),
 }
 
@@ -145,11 +145,17 @@ impl Roof {
         }
         // First, since it makes `state_dir`, where logs and the admin socket may want to be.
         let (store, state) = open_state(&config, &clock, now)?;
+        let refused = |list| StartError::Config(Diagnostics { source: warnings.source.clone(), list });
+        let unwritable = probe_logs(&config);
+        if !unwritable.is_empty() {
+            return Err(refused(unwritable));
+        }
         let mut events = Events::open(&config.log).map_err(io_error("log"))?;
         if let Some(tap) = options.tap.clone() {
             events = events.with_tap(tap);
         }
-        let admin_socket = admin::bind(&config.listen.admin).map_err(io_error(&config.listen.admin.display().to_string()))?;
+        let admin_socket =
+            admin::bind(&config.listen.admin).map_err(|error| refused(vec![cannot_open_admin(&config, &error)]))?;
 
         let upstreams = Arc::new(Upstreams::new(events.clone()));
         prepared.upstreams = upstreams.prepare(&config.upstreams, prepared.tls.upstream_clients());

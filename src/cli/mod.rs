@@ -21,10 +21,10 @@ mod status;
 /// Exit statuses, as the manual lists them.
 const EXIT_STATUS: &[(u8, &str)] = &[
     (0, "done"),
-    (1, "failed; the message on stderr says why"),
+    (1, "failed, also where the state cannot be used; the message on stderr says why"),
     (2, "the command line is wrong"),
     (69, "no gateway answers on the admin socket"),
-    (78, "the config is bad, or could not be read"),
+    (78, "the config is bad or what it names (certificates, keys, CRLs, logs, addresses), or could not be read"),
 ];
 
 #[derive(Debug, Parser)]
@@ -61,7 +61,8 @@ enum Command {
     /// Check all that a start would check, binding and creating nothing
     #[command(
         long_about = "Checks all that a start would check: the file, certificates, keys, CRLs, the store and upstream names. \
-        It binds and creates nothing, so it is fine beside a live gateway."
+        It binds and creates nothing, so it is fine beside a live gateway. It ends as a start would: with 78 where the config is bad or \
+        what it names, with 1 where only the state cannot be used."
     )]
     Check(run::CheckArgs),
     /// Let the running gateway take over the file
