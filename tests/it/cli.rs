@@ -244,8 +244,12 @@ fn approvals_go_their_way_with_ids_and_tokens_alone_on_stdout() {
         assert_eq!(doorward(&stage, &["approvals", "activate", &id]).status.code(), Some(1), "revoked is for good");
         let list = json(&stage, &["approvals", "list", "--json"]);
         assert_eq!(list.as_array().map(Vec::len), Some(2));
+        // As `limits` writes them.
+        for one in [&shown, &list[0], &list[1]] {
+            assert_eq!((&one["terms"]["rate"], &one["terms"]["burst"]), (&Value::from("60/min"), &Value::from(60)), "{one}");
+        }
         let text = told(&stage, &["approvals", "show", &id]);
-        for part in ["acme-sync", "nightly order import", "alice", "contract ended"] {
+        for part in ["acme-sync", "nightly order import", "60/min, burst 60", "alice", "contract ended"] {
             assert!(text.contains(part), "{part} in\n{text}");
         }
     });
