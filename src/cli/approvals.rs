@@ -14,8 +14,10 @@ use crate::admin::times;
 use crate::policy::approval::{Approval, ApprovalKind, ApprovalStatus, Binding, Party};
 
 pub(super) const EXAMPLES: &str = "Examples:
-  ID=$(doorward approvals request --kind bot --name acme-sync --owner \"Acme Ltd\" --contact ops@acme.example \\
-      --purpose \"nightly order import\" --site portal.example.com --method GET --path \"/orders/**\" --rate 60/min \\
+  ID=$(doorward approvals request --kind bot --name acme-sync \\
+      --owner \"Acme Ltd\" --contact ops@acme.example \\
+      --purpose \"nightly order import\" --site portal.example.com \\
+      --method GET --path \"/orders/**\" --rate 60/min \\
       --hours \"22:00-05:00 Europe/Berlin\" --until 2027-06-30)
   doorward approvals sign $ID --signer alice --key alice.key
   doorward approvals activate $ID > acme-sync.token

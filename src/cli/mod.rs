@@ -88,7 +88,7 @@ enum Command {
     /// Print completions for a shell
     #[command(after_help = "Example:\n  doorward completions bash > /etc/bash_completion.d/doorward")]
     Completions {
-        /// bash, elvish, fish, powershell or zsh
+        /// The shell that will read them
         shell: clap_complete::Shell,
     },
     /// Print the manual page (roff)
@@ -187,6 +187,18 @@ mod parsing {
     #[test]
     fn the_command_tree_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn no_example_is_broken_into_lines_that_cannot_be_pasted() {
+        fn look(command: &clap::Command) {
+            for line in command.get_after_help().map(ToString::to_string).unwrap_or_default().lines() {
+                let pasted = line.starts_with("  ");
+                assert!(!pasted || line.len() < 80, "{}: {line}", command.get_name());
+            }
+            command.get_subcommands().for_each(look);
+        }
+        look(&Cli::command());
     }
 
     #[test]
