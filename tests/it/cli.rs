@@ -75,7 +75,8 @@ fn status_tells_everything_as_text_and_as_json_with_stable_keys() {
 #[test]
 fn bans_are_added_listed_shown_and_lifted_by_address_prefix_account_and_identity() {
     let stage = stage();
-    assert_eq!(out(&doorward(&stage, &["bans", "list"])), "", "nobody yet");
+    let nobody = doorward(&stage, &["bans", "list"]);
+    assert_eq!((out(&nobody).as_str(), err(&nobody).as_str()), ("", "nobody is banned\n"));
     assert_eq!(json(&stage, &["bans", "list", "--json"]), serde_json::json!([]));
     for (key, extra) in [
         ("203.0.113.7", &["--for", "2h", "--reason", "abuse report 4711"][..]),
