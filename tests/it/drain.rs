@@ -1,6 +1,6 @@
 //! TERM ends a gateway without hurting anybody who behaves, and within its deadline whoever does not.
 
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::Ordering;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -143,19 +143,30 @@ fn int_and_quit_drain_as_term_does() {
     }
 }
 
+/// A process of whose stderr nobody reads; killed when dropped.
+struct Unread(Child);
+
+impl Drop for Unread {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[test]
 fn a_stop_does_not_wait_for_whoever_does_not_read_stderr() {
     let house = house("1s");
     let mut command = Command::new(env!("CARGO_BIN_EXE_doorward"));
     let command = command.arg("--config").arg(&house.config).arg("run").stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut gateway = command.spawn().expect("it runs");
+    let mut gateway = Unread(command.spawn().expect("it runs"));
     eventually("a gateway that answers", || house.doorward(&["status"]).status.success().then_some(()));
-    let pid = gateway.id().to_string();
+    let pid = gateway.0.id().to_string();
     let full = format!("dd if=/dev/zero of=/proc/{pid}/fd/2 bs=4096 oflag=nonblock 2>&1");
     let filled = Command::new("sh").args(["-c", &full]).output().expect("sh runs");
     assert!(String::from_utf8_lossy(&filled.stdout).contains("unavailable"), "the pipe takes no more: {filled:?}");
     assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill(1) runs").success());
-    let status = eventually("its end", || gateway.try_wait().expect("a child"));
+    let status = eventually("its end", || gateway.0.try_wait().expect("a child"));
     assert_eq!(status.code(), Some(0));
 }
 
