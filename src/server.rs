@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Admin, Control, TakenOver};
@@ -37,9 +38,9 @@ use crate::tls::TlsState;
 use crate::upstream::{Upstream, Upstreams};
 
 use aside::{aside, retire};
-pub use check::check;
-use prepare::{Prepared, wanted};
-use process::{announce, say_on_stderr, watch_signals};
+pub use check::{Fault, Refused, check};
+use prepare::{Prepared, cannot_open_admin, probe_logs, wanted};
+use process::{announce, say_draining, say_on_stderr, say_stopped, watch_signals};
 use watch::{Prints, Watch};
 use workers::Crew;
 
@@ -79,9 +80,9 @@ pub struct Bound {
 /// Why a start failed.
 #[derive(Debug)]
 pub enum StartError {
-    /// Exit status 78.
+    /// The file or what it names. Exit status 78.
     Config(Diagnostics),
-    /// Exit status 1.
+    /// The state, or the machine. Exit status 1.
     Io(String),
 }
 
@@ -144,11 +145,17 @@ impl Roof {
         }
         // First, since it makes `state_dir`, where logs and the admin socket may want to be.
         let (store, state) = open_state(&config, &clock, now)?;
+        let refused = |list| StartError::Config(Diagnostics { source: warnings.source.clone(), list });
+        let unwritable = probe_logs(&config);
+        if !unwritable.is_empty() {
+            return Err(refused(unwritable));
+        }
         let mut events = Events::open(&config.log).map_err(io_error("log"))?;
         if let Some(tap) = options.tap.clone() {
             events = events.with_tap(tap);
         }
-        let admin_socket = admin::bind(&config.listen.admin).map_err(io_error(&config.listen.admin.display().to_string()))?;
+        let admin_socket =
+            admin::bind(&config.listen.admin).map_err(|error| refused(vec![cannot_open_admin(&config, &error)]))?;
 
         let upstreams = Arc::new(Upstreams::new(events.clone()));
         prepared.upstreams = upstreams.prepare(&config.upstreams, prepared.tls.upstream_clients());
@@ -435,6 +442,9 @@ impl Live {
         roof.gateway.events.emit(Event::Stopped { cut });
         roof.store.close();
         roof.gateway.events.flush(FLUSH);
+        if roof.process {
+            say_stopped(cut);
+        }
         Ok(())
     }
 }
@@ -459,8 +469,13 @@ impl Roof {
         let deadline = self.gateway.snapshot.load().config.deadlines.drain;
         self.draining.store(true, Ordering::SeqCst);
         self.gateway.events.emit(Event::Draining { deadline });
+        let unready = UNREADY.min(deadline / 10);
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-        tokio::time::sleep(UNREADY.min(deadline / 10)).await;
+        if self.process {
+            let until = self.gateway.clock.now().wall.saturating_add(deadline.saturating_add(unready));
+            say_draining(self.slots.open(), until.unwrap_or(Timestamp::MAX));
+        }
+        tokio::time::sleep(unready).await;
         for door in self.doors().open.values() {
             door.stop.cancel();
         }

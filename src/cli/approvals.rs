@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::ArgGroup;
 use ipnet::IpNet;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::client::{Gateway, segment};
 use super::{Failure, Outcome, output, sign};
@@ -14,8 +14,10 @@ use crate::admin::times;
 use crate::policy::approval::{Approval, ApprovalKind, ApprovalStatus, Binding, Party};
 
 pub(super) const EXAMPLES: &str = "Examples:
-  ID=$(doorward approvals request --kind bot --name acme-sync --owner \"Acme Ltd\" --contact ops@acme.example \\
-      --purpose \"nightly order import\" --site portal.example.com --method GET --path \"/orders/**\" --rate 60/min \\
+  ID=$(doorward approvals request --kind bot --name acme-sync \\
+      --owner \"Acme Ltd\" --contact ops@acme.example \\
+      --purpose \"nightly order import\" --site portal.example.com \\
+      --method GET --path \"/orders/**\" --rate 60/min \\
       --hours \"22:00-05:00 Europe/Berlin\" --until 2027-06-30)
   doorward approvals sign $ID --signer alice --key alice.key
   doorward approvals activate $ID > acme-sync.token
@@ -136,7 +138,7 @@ pub(super) fn execute(command: Command, gateway: &Gateway) -> Outcome {
         Command::List(format) => list(&gateway.get::<Vec<Approval>>("/approvals")?, format)?,
         Command::Show { id, format } => {
             let approval: Approval = gateway.get(&format!("/approvals/{}", segment(&id)))?;
-            if format.json { output::json(&approval)? } else { output::data(&record(&approval))? }
+            if format.json { output::json(&told(&approval)?)? } else { output::data(&record(&approval))? }
         }
         Command::Sign { id, signer, key } => sign::sign(gateway, &id, &signer, &key)?,
         Command::Activate { id } => {
@@ -186,7 +188,7 @@ impl RequestArgs {
 
 fn list(approvals: &[Approval], format: output::Format) -> Result<(), Failure> {
     if format.json {
-        return output::json(approvals);
+        return output::json(&approvals.iter().map(told).collect::<Result<Vec<_>, _>>()?);
     }
     if approvals.is_empty() {
         output::message("the register is empty");
@@ -200,14 +202,23 @@ fn list(approvals: &[Approval], format: output::Format) -> Result<(), Failure> {
     output::data(&output::table(["ID", "STATUS", "NAME", "OWNER", "UNTIL"], approvals.iter().map(row)))
 }
 
+/// A record as scripts read it: as the gateway keeps it, but the rate as the config and `limits` write it, its burst beside it.
+fn told(approval: &Approval) -> Result<Value, Failure> {
+    let mut told = serde_json::to_value(approval).map_err(|error| Failure::Failed(error.to_string()))?;
+    if let Some(terms) = told.get_mut("terms").and_then(Value::as_object_mut) {
+        let rate = approval.terms.rate;
+        terms.insert("rate".to_owned(), json!(rate.map(|quota| quota.to_string())));
+        terms.insert("burst".to_owned(), json!(rate.map(|quota| quota.burst)));
+    }
+    Ok(told)
+}
+
 /// Every field that is signed, then where the record stands; each value made printable.
 pub(super) fn record(approval: &Approval) -> String {
     let terms = &approval.terms;
     let or_none = |list: &[String], none: &str| if list.is_empty() { none.to_owned() } else { list.join(", ") };
     let nets: Vec<String> = terms.from.iter().map(ToString::to_string).collect();
-    let rate = terms
-        .rate
-        .map_or("none".to_owned(), |quota| format!("{} in {}, burst {}", quota.requests, times::human(quota.per), quota.burst));
+    let rate = terms.rate.map_or("none".to_owned(), |quota| format!("{quota}, burst {}", quota.burst));
     let binding = match &terms.binding {
         None => "none: whoever holds the token".to_owned(),
         Some(Binding::CertSha256(hash)) => format!("client certificate {hash}"),

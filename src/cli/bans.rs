@@ -51,7 +51,13 @@ pub(super) enum Command {
 
 pub(super) fn execute(command: Command, gateway: &Gateway) -> Outcome {
     match command {
-        Command::List(format) => show(&gateway.get::<Vec<BanView>>("/bans")?, format)?,
+        Command::List(format) => {
+            let bans: Vec<BanView> = gateway.get("/bans")?;
+            if bans.is_empty() && !format.json {
+                output::message("nobody is banned");
+            }
+            show(&bans, format)?;
+        }
         Command::Show { key, format } => {
             let query: String = form_urlencoded::Serializer::new(String::new()).append_pair("key", &key).finish();
             let bans: Vec<BanView> = gateway.get(&format!("/bans/show?{query}"))?;

@@ -13,7 +13,8 @@ use crate::state::limits::LimitView;
 pub(super) const EXAMPLES: &str = "Examples:
   doorward limits show
   doorward limits explain --client 203.0.113.7 --path /orders/17
-  doorward limits explain --client 203.0.113.7 --path /api/ --identity acme:sync --method POST
+  doorward limits explain --client 203.0.113.7 --path /api/ --method POST \\
+      --identity acme:sync
 
 Neither spends anything.";
 

@@ -21,10 +21,10 @@ mod status;
 /// Exit statuses, as the manual lists them.
 const EXIT_STATUS: &[(u8, &str)] = &[
     (0, "done"),
-    (1, "failed; the message on stderr says why"),
+    (1, "failed, also where the state cannot be used; the message on stderr says why"),
     (2, "the command line is wrong"),
     (69, "no gateway answers on the admin socket"),
-    (78, "the config is bad, or could not be read"),
+    (78, "the config is bad or what it names (certificates, keys, CRLs, logs, addresses), or could not be read"),
 ];
 
 #[derive(Debug, Parser)]
@@ -55,12 +55,14 @@ enum Command {
     Demo(demo::Args),
     /// Run the gateway
     #[command(long_about = "Runs the gateway in the foreground. The ready line goes to stderr, READY=1 to systemd.\n\n\
-        TERM, INT and QUIT drain with a deadline, a second one ends at once; HUP takes over the file; USR1 reopens the logs.")]
+        TERM, INT and QUIT drain: stderr says how many connections are open and until when they have, and at the end how many were \
+        cut. A second one ends at once. HUP takes over the file; USR1 reopens the logs.")]
     Run,
     /// Check all that a start would check, binding and creating nothing
     #[command(
         long_about = "Checks all that a start would check: the file, certificates, keys, CRLs, the store and upstream names. \
-        It binds and creates nothing, so it is fine beside a live gateway."
+        It binds and creates nothing, so it is fine beside a live gateway. It ends as a start would: with 78 where the config is bad or \
+        what it names, with 1 where only the state cannot be used."
     )]
     Check(run::CheckArgs),
     /// Let the running gateway take over the file
@@ -86,7 +88,7 @@ enum Command {
     /// Print completions for a shell
     #[command(after_help = "Example:\n  doorward completions bash > /etc/bash_completion.d/doorward")]
     Completions {
-        /// bash, elvish, fish, powershell or zsh
+        /// The shell that will read them
         shell: clap_complete::Shell,
     },
     /// Print the manual page (roff)
@@ -185,6 +187,18 @@ mod parsing {
     #[test]
     fn the_command_tree_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn no_example_is_broken_into_lines_that_cannot_be_pasted() {
+        fn look(command: &clap::Command) {
+            for line in command.get_after_help().map(ToString::to_string).unwrap_or_default().lines() {
+                let pasted = line.starts_with("  ");
+                assert!(!pasted || line.len() < 80, "{}: {line}", command.get_name());
+            }
+            command.get_subcommands().for_each(look);
+        }
+        look(&Cli::command());
     }
 
     #[test]

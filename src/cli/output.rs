@@ -49,15 +49,20 @@ pub(super) fn colour() -> bool {
 
 /// A table: ruled on a terminal, plain columns into a pipe.
 pub(super) fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
-    render(header, rows, std::io::stdout().is_terminal())
+    render(header.map(str::to_owned), rows, std::io::stdout().is_terminal())
 }
 
-fn render<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>, ruled: bool) -> String {
+/// Plain columns, as part of something larger.
+pub(super) fn columns(header: Vec<String>, rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    render(header, rows, false)
+}
+
+fn render<R: IntoIterator<Item = String>>(header: R, rows: impl IntoIterator<Item = R>, ruled: bool) -> String {
     let mut table = Table::new();
     table.load_style(if ruled { UTF8_HORIZONTAL_ONLY } else { NOTHING });
-    table.set_header(header.map(str::to_owned));
+    table.set_header(header);
     for row in rows {
-        table.add_row(row.map(|cell| printable(&cell)));
+        table.add_row(row.into_iter().map(|cell| printable(&cell)));
     }
     let lines: Vec<String> = table.lines().map(|line| if ruled { line } else { line.trim().to_owned() }).collect();
     lines.join("\n")
@@ -96,7 +101,7 @@ mod tests {
     #[test]
     fn plain_tables_have_columns_and_no_rules() {
         let rows = [["203.0.113.7".to_owned(), "abuse".to_owned()], ["account:alice".to_owned(), "too many".to_owned()]];
-        let text = render(["KEY", "REASON"], rows, false);
+        let text = render(["KEY", "REASON"].map(str::to_owned), rows, false);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 3, "{text}");
         assert_eq!(lines[0].split_whitespace().collect::<Vec<_>>(), ["KEY", "REASON"]);
@@ -106,7 +111,7 @@ mod tests {
 
     #[test]
     fn ruled_tables_hold_the_same_cells() {
-        let text = render(["KEY"], [["192.0.2.1".to_owned()]], true);
+        let text = render(["KEY".to_owned()], [["192.0.2.1".to_owned()]], true);
         assert!(text.contains("192.0.2.1") && text.contains('─'), "{text}");
     }
 

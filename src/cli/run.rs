@@ -9,7 +9,7 @@ use super::client::Gateway;
 use super::{Failure, Outcome, output};
 use crate::admin::api::Reloaded;
 use crate::config::{Config, Diagnostics};
-use crate::server::{self, Options, StartError};
+use crate::server::{self, Fault, Options, StartError};
 
 #[derive(clap::Args, Clone, Copy, Debug)]
 pub(super) struct CheckArgs {
@@ -29,7 +29,7 @@ pub(super) fn check(path: &Path, args: &CheckArgs) -> Outcome {
     let checked = server::check(path);
     let (good, diagnostics) = match &checked {
         Ok((_, warnings)) => (true, warnings),
-        Err(errors) => (false, errors),
+        Err(refused) => (false, &refused.found),
     };
     if args.format.json {
         output::json(&json!({ "ok": good, "file": path.display().to_string(), "diagnostics": diagnostics.to_json() }))?;
@@ -40,9 +40,17 @@ pub(super) fn check(path: &Path, args: &CheckArgs) -> Outcome {
         Ok((config, warnings)) if !args.format.json => output::data(&summary(path, config, warnings))?,
         Ok(_) => {}
         // The diagnostics are the message: nothing is left to be said.
-        Err(_) => return Ok(Failure::Config(String::new()).exit()),
+        Err(refused) => return Ok(failure(refused.fault).exit()),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// So that `check` ends as `run` would.
+fn failure(fault: Fault) -> Failure {
+    match fault {
+        Fault::Config => Failure::Config(String::new()),
+        Fault::State => Failure::Failed(String::new()),
+    }
 }
 
 pub(super) fn reload(gateway: &Gateway) -> Outcome {

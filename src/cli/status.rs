@@ -10,8 +10,23 @@ use super::client::Gateway;
 use super::{Outcome, output};
 use crate::admin::times;
 
-/// What people look for first; the rest follows as the gateway sent it.
-const FIRST: &[&str] = &["version", "ready", "generation", "config", "uptime_seconds", "started", "policy"];
+/// What people look for first, in lists too; the rest follows as the gateway sent it.
+const FIRST: &[&str] = &[
+    "id",
+    "version",
+    "ready",
+    "generation",
+    "config",
+    "uptime_seconds",
+    "started",
+    "policy",
+    "kind",
+    "path",
+    "upstream",
+    "server",
+    "healthy",
+    "until",
+];
 
 pub(super) fn status(gateway: &Gateway, format: output::Format) -> Outcome {
     let status: Value = gateway.get("/status")?;
@@ -53,21 +68,23 @@ fn lines(fields: &[(&String, &Value)]) -> String {
     fields.iter().map(|(name, value)| format!("{:width$}  {}\n", label(name), shown(name, value))).collect()
 }
 
-/// One line an entry, fields as `name=value`; a list of plain values is one value a line.
+/// A table of entries that have fields, without fields that are empty in all; a list of plain values is one value a line.
 fn rows_of(rows: &[Value]) -> String {
     if rows.is_empty() {
         return "none".to_owned();
     }
-    let row = |value: &Value| match value {
-        Value::Object(fields) => fields
-            .iter()
-            .filter(|(_, value)| !value.is_null())
-            .map(|(name, value)| format!("{name}={}", shown(name, value)))
-            .collect::<Vec<_>>()
-            .join("  "),
-        other => text(other),
-    };
-    rows.iter().map(row).collect::<Vec<_>>().join("\n")
+    let entries: Vec<&Map<String, Value>> = rows.iter().filter_map(Value::as_object).collect();
+    if entries.len() < rows.len() {
+        return rows.iter().map(text).collect::<Vec<_>>().join("\n");
+    }
+    let mut told = Map::new();
+    for entry in &entries {
+        told.extend(entry.iter().filter(|(_, value)| !value.is_null()).map(|(name, value)| (name.clone(), value.clone())));
+    }
+    let names: Vec<&String> = ordered(&told).into_iter().map(|(name, _)| name).collect();
+    let row =
+        |entry: &&Map<String, Value>| names.iter().map(|name| shown(name, entry.get(*name).unwrap_or(&Value::Null))).collect();
+    output::columns(names.iter().map(|name| label(name).to_uppercase()).collect(), entries.iter().map(row))
 }
 
 fn shown(name: &str, value: &Value) -> String {
@@ -119,12 +136,25 @@ mod tests {
             "uptime_seconds": 90_000,
             "upstreams": [{ "upstream": "portal", "server": "http://127.0.0.1:9000", "healthy": true, "last_error": null }],
             "certificates": [],
+            "files": [
+                { "days_left": -2, "kind": "crl", "path": "certs/acme-ca.crl", "until": "2026-11-20T00:00:00Z" },
+                { "days_left": 89, "kind": "certificate", "path": "certs/portal.crt", "until": "2099-02-20T00:00:00Z" },
+            ],
+            "names": ["a", "b", "c", "d\u{1b}"],
         });
         let shown = sections(&status);
         assert!(shown.starts_with("Generation  4\nUptime      1d 1h\n"), "{shown}");
         assert!(shown.contains("\nTables\n  Bans     3\n"), "{shown}");
-        assert!(shown.contains("healthy=true  server=http://127.0.0.1:9000  upstream=portal"), "{shown}");
+        assert!(shown.contains("\nUpstreams\n  UPSTREAM  SERVER                 HEALTHY\n"), "{shown}");
+        assert!(shown.contains("\n  portal    http://127.0.0.1:9000  true\n"), "{shown}");
+        let files: Vec<&str> = shown.split("\nFiles\n").nth(1).unwrap().lines().take(3).collect();
+        assert_eq!(files[0].split_whitespace().collect::<Vec<_>>(), ["KIND", "PATH", "UNTIL", "DAYS", "LEFT"]);
+        for (file, until) in files[1..].iter().zip(["2026-11-20T00:00:00Z (", "2099-02-20T00:00:00Z (in "]) {
+            assert_eq!(file.find(until), files[0].find("UNTIL"), "{shown}");
+        }
+        assert!(files[1].ends_with(" -2") && files[2].ends_with(" 89"), "{shown}");
+        assert!(shown.contains("\nNames\n  a\n  b\n  c\n  d\\u{1b}\n"), "{shown}");
         assert!(shown.contains("\nCertificates\n  none\n"), "{shown}");
-        assert!(!shown.contains("last_error"), "{shown}");
+        assert!(!shown.contains("LAST ERROR"), "empty in all: {shown}");
     }
 }

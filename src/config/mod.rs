@@ -1,5 +1,6 @@
 //! What the file says, and what it means: `load` gives a [`Config`] or every error at once, each with its place.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -285,9 +286,18 @@ fn within_text(text: &str, span: std::ops::Range<usize>) -> Span {
 fn read_text(path: &Path) -> Result<String, Diagnostics> {
     std::fs::read_to_string(path).map_err(|error| {
         let message = format!("cannot read {}: {error}", path.display());
-        let help = "name the file with --config FILE";
+        let help = unread(error.kind());
         Diagnostics { source: None, list: vec![Diagnostic::error(message, &Span::default()).help(help)] }
     })
+}
+
+/// The cure for a config file that cannot be read.
+fn unread(why: ErrorKind) -> &'static str {
+    match why {
+        ErrorKind::PermissionDenied => "let the user that the gateway runs as read it, and enter its folder",
+        ErrorKind::InvalidData => "write it in UTF-8",
+        _ => "name the file with --config FILE",
+    }
 }
 
 /// The syntax errors of a text, rendered without colour.
@@ -295,4 +305,21 @@ fn syntax_errors(path: &Path, text: &str) -> String {
     let (_, errors) = DeTable::parse_recoverable(text);
     let source = Arc::new(Source::new(path, text.to_owned()));
     Diagnostics { source: Some(source), list: syntax(text, &errors) }.render(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_cannot_be_read_names_its_own_cure() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("d.toml");
+        std::fs::write(&file, b"state_dir = \"\xff\"").unwrap();
+        for (path, cure) in [(file, "in UTF-8"), (folder.path().join("missing.toml"), "--config FILE")] {
+            let told = load(&path).unwrap_err().render(false);
+            assert!(told.contains(cure), "{told}");
+        }
+        assert!(unread(ErrorKind::PermissionDenied).contains("the user that the gateway runs as"));
+    }
 }

@@ -1,5 +1,6 @@
 //! `check`: all of what a start would check, binding and creating nothing; fine beside a live gateway.
 
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,19 +12,40 @@ use crate::state::store::embedded::EmbeddedStore;
 use crate::tls::TlsState;
 use crate::upstream;
 
+use super::prepare::cannot_open_admin;
+
 /// All upstream names together have this long to resolve.
 const RESOLVE: Duration = Duration::from_secs(5);
 
-/// `Ok` carries warnings; `Err` carries every error and the warnings.
-pub fn check(path: &Path) -> Result<(Arc<Config>, Diagnostics), Diagnostics> {
-    let (config, mut found) = config::load(path)?;
+/// Why a start would fail.
+#[derive(Debug)]
+pub struct Refused {
+    /// Every error and the warnings.
+    pub found: Diagnostics,
+    pub fault: Fault,
+}
+
+/// What a start would stumble over first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The file or what it names. Exit status 78.
+    Config,
+    /// What the gateway keeps: its store and the key of its tokens. Exit status 1.
+    State,
+}
+
+/// `Ok` carries warnings.
+pub fn check(path: &Path) -> Result<(Arc<Config>, Diagnostics), Refused> {
+    let (config, mut found) = config::load(path).map_err(|found| Refused { found, fault: Fault::Config })?;
     if let Err(errors) = TlsState::prepare(&config, None) {
         found.list.extend(errors);
     }
+    let good = !found.has_errors();
     found.list.extend(state(&config));
-    found.list.extend(files_to_make(&config));
+    let fault = if good && found.has_errors() { Fault::State } else { Fault::Config };
+    found.list.extend(files_to_make(&config, fault));
     found.list.extend(names(&config));
-    if found.has_errors() { Err(found) } else { Ok((Arc::new(config), found)) }
+    if found.has_errors() { Err(Refused { found, fault }) } else { Ok((Arc::new(config), found)) }
 }
 
 fn state(config: &Config) -> Vec<Diagnostic> {
@@ -34,9 +56,12 @@ fn state(config: &Config) -> Vec<Diagnostic> {
         return found;
     }
     let key = &config.approvals_key;
-    if key.value.exists()
-        && let Err(error) = TokenKey::load(&key.value, false)
-    {
+    let loaded = if key.value.exists() {
+        TokenKey::load(&key.value, false).map(drop)
+    } else {
+        room_for(&key.value, config).map_err(|fault| format!("{}: {fault}", key.value.display()))
+    };
+    if let Err(error) = loaded {
         found.push(Diagnostic::error(error, &key.span));
     }
     match EmbeddedStore::open_read_only(&config.state_dir) {
@@ -57,34 +82,37 @@ fn state(config: &Config) -> Vec<Diagnostic> {
 }
 
 /// Log files and the admin socket, which a start would open or make. Makes nothing.
-fn files_to_make(config: &Config) -> Vec<Diagnostic> {
+fn files_to_make(config: &Config, fault: Fault) -> Vec<Diagnostic> {
     let mut found = Vec::new();
+    // Of a state folder that is at fault everything in it is told already.
+    let room = |path: &Path| match folder_of(path) {
+        Some(folder) if fault == Fault::State && folder == config.state_dir => Ok(()),
+        _ => room_for(path, config),
+    };
     let (log, places) = (&config.log, &config.places);
     for (key, target, span) in [("log.access", &log.access, &places.log_access), ("log.events", &log.events, &places.log_events)]
     {
         let LogTarget::File(path) = target else { continue };
-        let opened = if path.exists() { events::probe(path).map_err(|error| error.to_string()) } else { room_for(path, config) };
+        let opened = if path.exists() { events::probe(path).map_err(|error| error.to_string()) } else { room(path) };
         if let Err(fault) = opened {
             let help = "make its folder writable for the gateway";
             found.push(Diagnostic::error(format!("`{key}`: {fault}"), span).help(help));
         }
     }
     let admin = &config.listen.admin;
-    if !admin.exists()
-        && let Err(fault) = room_for(admin, config)
-    {
-        found.push(Diagnostic::error(format!("`listen.admin`: {fault}"), &places.admin).help("name a folder that is there"));
-    }
+    let bindable = match std::fs::symlink_metadata(admin) {
+        // A live gateway's or a stale one.
+        Ok(there) if there.file_type().is_socket() => Ok(()),
+        Ok(_) => Err(format!("{}: is there already and is no socket", admin.display())),
+        Err(_) => room(admin),
+    };
+    found.extend(bindable.err().map(|fault| cannot_open_admin(config, fault)));
     found
 }
 
 /// Whether a file could be made there. `state_dir` is made by a start, and its own check has looked at it.
 fn room_for(path: &Path, config: &Config) -> Result<(), String> {
-    let folder = match path.parent() {
-        Some(folder) if folder.as_os_str().is_empty() => Path::new("."),
-        Some(folder) => folder,
-        None => return Err(format!("{}: is no file", path.display())),
-    };
+    let Some(folder) = folder_of(path) else { return Err(format!("{}: is no file", path.display())) };
     if folder == config.state_dir && !folder.exists() {
         return Ok(());
     }
@@ -94,6 +122,10 @@ fn room_for(path: &Path, config: &Config) -> Result<(), String> {
         // A file without a name: it is gone before anybody could see it.
         Ok(_) => tempfile::tempfile_in(folder).map(drop).map_err(|error| format!("{}: {error}", folder.display())),
     }
+}
+
+fn folder_of(path: &Path) -> Option<&Path> {
+    path.parent().map(|folder| if folder.as_os_str().is_empty() { Path::new(".") } else { folder })
 }
 
 fn names(config: &Config) -> Vec<Diagnostic> {

@@ -115,7 +115,7 @@ fn needs_restart(live: &Config, new: &Config) -> Vec<Diagnostic> {
 }
 
 /// Log files that could not be opened, found before anything is swapped.
-fn probe_logs(config: &Config) -> Vec<Diagnostic> {
+pub(super) fn probe_logs(config: &Config) -> Vec<Diagnostic> {
     let (log, places) = (&config.log, &config.places);
     let targets = [("log.access", &log.access, &places.log_access), ("log.events", &log.events, &places.log_events)];
     targets
@@ -127,6 +127,11 @@ fn probe_logs(config: &Config) -> Vec<Diagnostic> {
             Some(Diagnostic::error(message, span).help("make its folder writable for the gateway"))
         })
         .collect()
+}
+
+pub(super) fn cannot_open_admin(config: &Config, fault: impl std::fmt::Display) -> Diagnostic {
+    let help = "name a folder that is there and writable for the gateway";
+    Diagnostic::error(format!("`listen.admin`: {fault}"), &config.places.admin).help(help)
 }
 
 fn cannot_bind(at: &Located<SocketAddr>, error: &std::io::Error) -> Diagnostic {

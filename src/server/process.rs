@@ -2,11 +2,17 @@
 
 use std::io::{IsTerminal, Write as _};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::{Bound, Roof};
+use crate::admin::times;
+
+/// A line for stderr is waited for no longer.
+const SAYING: Duration = Duration::from_millis(500);
 
 /// Says on stderr and to the service manager that every listener accepts.
 pub(super) fn announce(bound: &Bound, generation: u64) {
@@ -18,9 +24,46 @@ pub(super) fn announce(bound: &Bound, generation: u64) {
         list(&bound.https),
         bound.admin.display()
     );
-    // In one piece: logs may go the same way. Who closed stderr does not wait for it.
-    let _ = std::io::stderr().write_all(ready.as_bytes());
+    say(ready);
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+}
+
+/// Says that a stop has begun, how many connections are open by then, and when those that are left will be cut.
+pub(super) fn say_draining(open: usize, until: Timestamp) {
+    say(draining(open, until));
+}
+
+/// The last line: everything is closed and written.
+pub(super) fn say_stopped(cut: usize) {
+    say(stopped(cut));
+}
+
+/// In one piece: logs may go the same way. A reader that is stuck holds up no stop, and who closed stderr does not wait for it.
+fn say(line: String) {
+    let (done, written) = mpsc::channel();
+    let writing = std::thread::Builder::new().spawn(move || {
+        let _ = std::io::stderr().write_all(line.as_bytes());
+        let _ = done.send(());
+    });
+    if writing.is_ok() {
+        let _ = written.recv_timeout(SAYING);
+    }
+}
+
+fn draining(open: usize, until: Timestamp) -> String {
+    let wait = if open == 0 { String::new() } else { format!(", cut if not closed by {}", times::stamp(until)) };
+    format!("doorward draining: stops accepting, {} open{wait}\n", connections(open))
+}
+
+fn stopped(cut: usize) -> String {
+    match cut {
+        0 => "doorward stopped: every connection ended by itself\n".to_owned(),
+        cut => format!("doorward stopped: {} cut at the deadline\n", connections(cut)),
+    }
+}
+
+fn connections(number: usize) -> String {
+    format!("{number} connection{}", if number == 1 { "" } else { "s" })
 }
 
 /// Has what no event tells said on stderr; `RUST_LOG` chooses otherwise.
@@ -37,10 +80,11 @@ pub(super) fn say_on_stderr() {
 pub(super) fn watch_signals(roof: &Arc<Roof>, stop: &CancellationToken) -> std::io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     for kind in [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit()] {
-        let (mut signals, stop) = (signal(kind)?, stop.clone());
+        let (mut signals, stop, slots) = (signal(kind)?, stop.clone(), Arc::clone(&roof.slots));
         tokio::spawn(async move {
             while signals.recv().await.is_some() {
                 if stop.is_cancelled() {
+                    say(format!("doorward stopped: by a second signal, {} cut\n", connections(slots.open())));
                     std::process::exit(1);
                 }
                 stop.cancel();
@@ -60,4 +104,21 @@ pub(super) fn watch_signals(roof: &Arc<Roof>, stop: &CancellationToken) -> std::
         }
     });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stop_says_whom_it_waits_for_and_who_was_cut() {
+        let until = "2026-11-21T10:00:30.7Z".parse().unwrap();
+        assert_eq!(
+            draining(2, until),
+            "doorward draining: stops accepting, 2 connections open, cut if not closed by 2026-11-21T10:00:30Z\n"
+        );
+        assert_eq!(draining(0, until), "doorward draining: stops accepting, 0 connections open\n", "nobody is waited for");
+        assert_eq!(stopped(0), "doorward stopped: every connection ended by itself\n");
+        assert_eq!(stopped(1), "doorward stopped: 1 connection cut at the deadline\n");
+    }
 }

@@ -2,7 +2,7 @@
 //! convenience functions silently skip what they do not know; here every block is accounted for, or the file is refused.
 
 use std::fs::{File, Metadata};
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::path::Path;
 
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
@@ -177,7 +177,7 @@ impl FileError {
 
 /// Reads a regular file of at most `max` bytes into a buffer that is wiped; `guard` judges the opened file, not its name.
 fn read(path: &Path, max: u64, guard: impl Fn(&Metadata) -> Result<(), FileError>) -> Result<Zeroizing<Vec<u8>>, FileError> {
-    let failed = |error: std::io::Error| FileError::bare(format!("cannot read {}: {error}", path.display()));
+    let failed = |error: std::io::Error| unreadable(path, &error);
     // asked by name first: opening a pipe would wait for its writer
     if !std::fs::metadata(path).map_err(failed)?.is_file() {
         return Err(FileError::bare("is not a regular file").in_file(path));
@@ -194,6 +194,16 @@ fn read(path: &Path, max: u64, guard: impl Fn(&Metadata) -> Result<(), FileError
     let mut text = Zeroizing::new(Vec::with_capacity(capacity));
     file.take(max.saturating_add(1)).read_to_end(&mut text).map_err(failed)?;
     if u64::try_from(text.len()).is_ok_and(|length| length <= max) { Ok(text) } else { Err(too_large()) }
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> FileError {
+    let message = format!("cannot read {}: {error}", path.display());
+    match error.kind() {
+        ErrorKind::PermissionDenied => {
+            FileError::new(message, "let the user that the gateway runs as read it, and enter its folder")
+        }
+        _ => FileError::bare(message),
+    }
 }
 
 /// Fails closed: a key that others can read, or the group can replace, is not a secret.
@@ -324,6 +334,13 @@ mod tests {
         assert!(certificates(Path::new("/nonexistent/a.pem")).unwrap_err().message.starts_with("cannot read /nonexistent/a.pem"));
         let folder = tempfile::tempdir().unwrap();
         assert!(certificates(folder.path()).unwrap_err().message.contains("not a regular file"));
+    }
+
+    #[test]
+    fn a_file_of_another_user_names_the_cure() {
+        let told = unreadable(Path::new("a.key"), &ErrorKind::PermissionDenied.into());
+        assert_eq!(told.message, "cannot read a.key: permission denied");
+        assert!(told.help.is_some_and(|help| help.contains("the user that the gateway runs as")));
     }
 
     proptest! {

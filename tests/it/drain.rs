@@ -1,5 +1,6 @@
 //! TERM ends a gateway without hurting anybody who behaves, and within its deadline whoever does not.
 
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::Ordering;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -44,6 +45,8 @@ fn term_falls_from_readiness_first_finishes_what_is_in_flight_closes_the_idle_an
         }
         assert_eq!(gateway.probe("/readyz").await.expect("a probe").0, 200);
         gateway.signal("TERM");
+        let said = gateway.says("doorward draining: ");
+        assert!(said.contains(" stops accepting, 3 connections open, cut if not closed by 20"), "{said}");
 
         // Whoever finds the door shut must find readiness fallen already.
         while tokio::net::TcpStream::connect(gateway.https).await.is_ok() {
@@ -61,6 +64,7 @@ fn term_falls_from_readiness_first_finishes_what_is_in_flight_closes_the_idle_an
     });
     assert_eq!(gateway.ended().code(), Some(0));
     assert_eq!(cut(&house), 0, "nobody was cut");
+    gateway.says("doorward stopped: every connection ended by itself");
     assert!(!house.state().join("admin.sock").exists(), "the admin socket is gone");
 }
 
@@ -89,6 +93,7 @@ fn trap_graceful_shutdown_hangs_on_an_unresponsive_peer_the_deadline_cuts_it_and
     });
     assert_eq!(gateway.ended().code(), Some(0), "a deadline that cut somebody is a good end all the same");
     assert!(cut(&house) >= 2, "those who were cut are told: {}", cut(&house));
+    gateway.says(&format!("doorward stopped: {} connections cut at the deadline", cut(&house)));
 }
 
 #[test]
@@ -122,6 +127,7 @@ fn a_second_signal_ends_it_at_once() {
         socket.echo("the deadline is far").await.expect("an echo");
         gateway.signal("INT");
         assert_eq!(gateway.ended().code(), Some(1), "it did not end as it should have");
+        gateway.says("doorward stopped: by a second signal, 1 connection cut");
     });
 }
 
@@ -132,7 +138,36 @@ fn int_and_quit_drain_as_term_does() {
         let mut gateway = house.start();
         gateway.signal(name);
         assert_eq!(gateway.ended().code(), Some(0), "{name}");
+        gateway.says("doorward draining: stops accepting, 0 connections open");
+        gateway.says("doorward stopped: ");
     }
+}
+
+/// A process of whose stderr nobody reads; killed when dropped.
+struct Unread(Child);
+
+impl Drop for Unread {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_stop_does_not_wait_for_whoever_does_not_read_stderr() {
+    let house = house("1s");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_doorward"));
+    let command = command.arg("--config").arg(&house.config).arg("run").stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut gateway = Unread(command.spawn().expect("it runs"));
+    eventually("a gateway that answers", || house.doorward(&["status"]).status.success().then_some(()));
+    let pid = gateway.0.id().to_string();
+    let full = format!("dd if=/dev/zero of=/proc/{pid}/fd/2 bs=4096 oflag=nonblock 2>&1");
+    let filled = Command::new("sh").args(["-c", &full]).output().expect("sh runs");
+    assert!(String::from_utf8_lossy(&filled.stdout).contains("unavailable"), "the pipe takes no more: {filled:?}");
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill(1) runs").success());
+    let status = eventually("its end", || gateway.0.try_wait().expect("a child"));
+    assert_eq!(status.code(), Some(0));
 }
 
 #[test]

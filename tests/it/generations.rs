@@ -12,9 +12,9 @@ use rustls::ServerConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::revocation::{Chunk, h2, until, uploading};
 use crate::support::caller::Caller;
 use crate::support::process::House;
+use crate::support::underway::{Chunk, h2, until, uploading};
 use crate::support::upstream::{Toy, full, h2_request};
 use crate::support::{BASE, Socket, Stage, run, told};
 
@@ -156,7 +156,7 @@ async fn generation(stage: &mut Stage) -> Generation {
 /// An application whose answers never end, whose sockets echo, and that takes uploads without a word.
 fn endless() -> Toy {
     Toy::start(|mut stream, _| async move {
-        let Some(head) = crate::revocation::head(&mut stream).await else { return };
+        let Some(head) = crate::support::underway::head(&mut stream).await else { return };
         let (mut read, mut write) = stream.split();
         if head.starts_with("POST") {
             let _ = tokio::io::copy(&mut read, &mut tokio::io::sink()).await;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 
-use crate::revocation::head;
 use crate::support::caller::{Caller, until_closed};
+use crate::support::underway::head;
 use crate::support::upstream::Toy;
 use crate::support::{BASE, LOGIN, Socket, Stage, event, open, rewrite, run, told};
 

@@ -249,7 +249,8 @@ fn a_damaged_or_foreign_store_is_refused_clearly_and_left_as_it_was() {
         }
         assert!(std::fs::read(&file).expect("still there") == bytes, "{what}: the file was changed");
         let check = house.doorward(&["check"]);
-        assert_eq!(check.status.code(), Some(78), "{what}: {}", String::from_utf8_lossy(&check.stderr));
+        assert_eq!(check.status.code(), Some(1), "{what}: {}", String::from_utf8_lossy(&check.stderr));
+        assert!(String::from_utf8_lossy(&check.stderr).contains(told), "{what}: check says the same");
         assert!(std::fs::read(&file).expect("still there") == bytes, "{what}: check changed the file");
     }
     std::fs::write(&file, &good).expect("writable");
@@ -278,7 +279,53 @@ fn a_store_of_a_newer_doorward_is_refused_and_left_as_it_was() {
     assert_eq!(status.code(), Some(1), "{said}");
     assert!(said.contains("newer Doorward") && said.contains("schema 2"), "{said}");
     assert!(std::fs::read(&file).expect("a store") == before, "the file was changed");
-    assert_eq!(house.doorward(&["check"]).status.code(), Some(78));
+    assert_eq!(house.doorward(&["check"]).status.code(), Some(1));
+}
+
+#[test]
+fn check_ends_as_run_does_with_1_for_the_state_and_78_for_the_config() {
+    let house = House::new(&open_house());
+    let mut gateway = house.start();
+    gateway.signal("TERM");
+    gateway.ended();
+    let good = std::fs::read_to_string(&house.config).expect("a config");
+    let state = house.state().display().to_string();
+    std::fs::write(house.folder.path().join("plain"), "no folder").expect("writable");
+    std::fs::write(house.folder.path().join("damaged.key"), "no key").expect("writable");
+    std::fs::set_permissions(house.folder.path().join("damaged.key"), PermissionsExt::from_mode(0o600)).expect("a mode");
+    let folder = house.folder.path().display().to_string();
+    let events = format!("events = \"{state}/events.log\"");
+    let kept = format!("state_dir = \"{state}\"");
+    let nowhere = format!("events = \"{folder}/nowhere/events.log\"");
+    let admin = |place: &str| ("[listen]\n".to_owned(), format!("[listen]\nadmin = \"unix:{folder}/{place}\"\n"));
+    let elsewhere = |place: &str| (kept.clone(), format!("state_dir = \"{place}\""));
+    let key =
+        |place: &str| ("[upstream.portal]".to_owned(), format!("[approvals]\nkey = \"{folder}/{place}\"\n[upstream.portal]"));
+    for (status, told, changes) in [
+        (1, "is not a directory", vec![elsewhere(&format!("{folder}/plain"))]),
+        (1, "/proc/doorward", vec![elsewhere("/proc/doorward")]),
+        (1, "holds no `PRIVATE KEY`", vec![key("damaged.key")]),
+        (1, "nowhere", vec![key("nowhere/approvals.key")]),
+        (78, "`log.events`", vec![(events.clone(), nowhere.clone())]),
+        (78, "`listen.admin`", vec![admin("nowhere/admin.sock")]),
+        (78, "is no socket", vec![admin("plain")]),
+        (1, "is not a directory", vec![elsewhere(&format!("{folder}/plain")), (events, nowhere)]),
+        (78, "missing.key", vec![elsewhere("/proc/doorward"), ("portal.key".to_owned(), "missing.key".to_owned())]),
+    ] {
+        let text = changes.iter().fold(good.clone(), |text, (from, to)| {
+            assert!(text.contains(from), "{from}");
+            text.replace(from, to)
+        });
+        std::fs::write(&house.config, text).expect("writable");
+        let check = house.doorward(&["check"]);
+        let said = String::from_utf8_lossy(&check.stderr);
+        assert_eq!(check.status.code(), Some(status), "{told}: {said}");
+        assert!(said.contains(told) && said.contains("doorward.toml"), "{told}: {said}");
+        let (ended, said) = house.spawn().map(drop).expect_err("it must not start");
+        assert_eq!(ended.code(), Some(status), "{told}: {said}");
+        assert!(said.contains(told), "{told}: {said}");
+        assert_eq!(said.contains("error: "), status == 78, "the config's faults are told with their line: {said}");
+    }
 }
 
 #[test]
@@ -302,6 +349,7 @@ fn a_state_dir_that_cannot_be_written_is_refused_with_its_name() {
         Err((status, said)) => {
             assert_eq!(status.code(), Some(1), "{said}");
             assert!(said.contains("state") && said.contains("must belong to the user"), "{said}");
+            assert_eq!(house.doorward(&["check"]).status.code(), Some(1));
         }
     }
     std::fs::set_permissions(house.state(), PermissionsExt::from_mode(0o700)).expect("a mode");

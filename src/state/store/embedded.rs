@@ -1,5 +1,6 @@
 //! redb under `state_dir`, one writer thread, group commit.
 
+use std::error::Error as _;
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -77,18 +78,18 @@ impl EmbeddedStore {
         Ok(Some(Self { path, access: Access::ReadOnly(load) }))
     }
 
-    /// Opens nothing for writing: what `check` does beside a live gateway. A missing file is fine.
+    /// Opens nothing for writing: what `check` does beside a live gateway. A missing file is fine where it could be made.
     pub fn check(state_dir: &Path) -> Result<(), StoreError> {
-        if fs::metadata(state_dir).is_ok_and(|found| !found.is_dir()) {
-            return Err(open_error(state_dir, "is not a directory, but `state_dir` names it"));
+        match fs::metadata(state_dir) {
+            Ok(found) if !found.is_dir() => return Err(no_directory(state_dir)),
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(refused(state_dir, &error)),
+            _ => {}
         }
-        if let Some(store) = Self::open_read_only(state_dir)? {
-            for table in Table::ALL {
-                store.load(table)?;
-            }
-            rehearse(&store.path)?;
+        let Some(store) = Self::open_read_only(state_dir)? else { return could_make(state_dir) };
+        for table in Table::ALL {
+            store.load(table)?;
         }
-        Ok(())
+        rehearse(&store.path)
     }
 
     fn with_opener(path: PathBuf, opener: Opener) -> Result<Self, StoreError> {
@@ -179,7 +180,7 @@ fn make_file(state_dir: &Path, path: &Path) -> Result<(), StoreError> {
         .prefix(".doorward-")
         .suffix(".new")
         .tempfile_in(state_dir)
-        .map_err(|error| open_error(state_dir, format!("a store cannot be made in it: {error}{}", cure(&error))))?;
+        .map_err(|error| cannot_make(state_dir, &error))?;
     initialise(made.path()).map_err(|error| open_error(path, format!("cannot be made: {error}")))?;
     match made.persist_noclobber(path) {
         // Another gateway made one meanwhile; opening it says what there is to say.
@@ -203,12 +204,28 @@ fn initialise(path: &Path) -> Result<(), redb::Error> {
 fn make_dir(state_dir: &Path) -> Result<(), StoreError> {
     match fs::metadata(state_dir) {
         Ok(found) if found.is_dir() => Ok(()),
-        Ok(_) => Err(open_error(state_dir, "is not a directory, but `state_dir` names it")),
+        Ok(_) => Err(no_directory(state_dir)),
         Err(error) if error.kind() == ErrorKind::NotFound => {
             DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(|error| refused(state_dir, &error))
         }
         Err(error) => Err(refused(state_dir, &error)),
     }
+}
+
+/// Whether a start could make the directory and a store in it, found with a file without a name: it is gone before anybody
+/// could see it.
+fn could_make(state_dir: &Path) -> Result<(), StoreError> {
+    let nearest = state_dir.ancestors().find(|dir| dir.as_os_str().is_empty() || dir.exists());
+    let there = nearest.filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match tempfile::tempfile_in(there) {
+        Ok(_) => Ok(()),
+        Err(error) if there == state_dir => Err(cannot_make(state_dir, &error)),
+        Err(error) => Err(refused(state_dir, &error)),
+    }
+}
+
+fn cannot_make(state_dir: &Path, error: &std::io::Error) -> StoreError {
+    open_error(state_dir, format!("a store cannot be made in it: {}{}", bare(error), cure(error)))
 }
 
 /// What can be told before redb looks: a file that is empty, or that begins like something else.
@@ -304,8 +321,17 @@ fn foreign(path: &Path) -> StoreError {
     open_error(path, "is not a Doorward store; move it away, or let `state_dir` name another place")
 }
 
+fn no_directory(state_dir: &Path) -> StoreError {
+    open_error(state_dir, "is not a directory, but `state_dir` names it")
+}
+
 fn refused(path: &Path, error: &std::io::Error) -> StoreError {
-    open_error(path, format!("cannot be used: {error}{}", cure(error)))
+    open_error(path, format!("cannot be used: {}{}", bare(error), cure(error)))
+}
+
+/// Without the name of a temporary file, which tells nobody anything.
+fn bare(error: &std::io::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 fn cure(error: &std::io::Error) -> &'static str {

@@ -7,6 +7,8 @@ pub mod upstream;
 
 pub mod process;
 
+pub mod underway;
+
 use std::future::Future;
 use std::path::PathBuf;
 use std::process::{Command, Output};

@@ -146,6 +146,9 @@ fn check_makes_nothing() {
     assert!(EmbeddedStore::open_read_only(dir.path()).expect("fine").is_none());
     fs::write(dir.path().join("file"), "").expect("written");
     assert!(refusal(&dir.path().join("file")).contains("is not a directory"));
+    assert!(refusal(&dir.path().join("file/below")).contains("cannot be used: Not a directory"));
+    let nowhere = EmbeddedStore::check(Path::new("/proc/doorward/below")).expect_err("nobody can make that").to_string();
+    assert!(nowhere.contains("/proc/doorward/below: cannot be used"), "{nowhere}");
 }
 
 #[test]
