@@ -251,10 +251,12 @@ def reloads(row):
     latency = lambda name, one: [name, f"{one['requests']:,}", *(number(one[key]) for key in ("p50_us", "p99_us", "p999_us", "max_us"))]
     head = [f"{row['rate']:,} requests a second", "requests, none lost", "p50 µs", "p99 µs", "p99.9 µs", "max µs"]
     text = table(head, [latency("without reload", row["calm"]), latency(f"{row['reloads']} reloads", row["reloading"])])
+    disturbed = row["reloading"]["p99_us"] > 1.5 * row["calm"]["p99_us"]
     return text + (
         f"\n`doorward reload` took {row['seconds'] * 1e3:,.0f} ms in the median, {row['longest'] * 1e3:,.0f} ms at most; "
         f"{row['rss_mib']:,.0f} MiB resident after the last. Reading files and keys takes a core for as long; workers and load "
         "generator share both cores with it here, and wait for their turn."
+        + (" The p99 is not left undisturbed by that." if disturbed else "")
     )
 
 
