@@ -21,6 +21,9 @@ const COPIED: usize = 2 * 1024;
 /// What is written at once: data that comes in turn after turn waits for each other up to here, in bytes and in pieces.
 const GATHERED: usize = 64 * 1024;
 const MOST_PIECES: usize = 24;
+/// An end that is no longer than one TLS record goes along, rather than alone: a body of 64 KiB with its head is more than is
+/// gathered.
+const TAIL: u64 = 16 * 1024;
 
 /// Heads of this size and less leave their buffer for the next.
 const KEPT: usize = 4 * 1024;
@@ -150,9 +153,8 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Upload<B> {
 
     /// Takes what there is of the body, as much as is written at once; pending where more is to come.
     fn gather(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, BodyError> {
-        while let Some(body) = &mut self.body
-            && self.lines.len() - self.written + self.length < GATHERED
-            && self.pieces.len() < MOST_PIECES
+        while self.has_room()
+            && let Some(body) = &mut self.body
         {
             let Poll::Ready(next) = Pin::new(&mut *body).poll_frame(cx) else { return Ok(Poll::Pending) };
             let data = next.transpose()?.and_then(|frame| frame.into_data().ok());
@@ -161,6 +163,11 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Upload<B> {
             self.stage = Stage::Gather;
         }
         Ok(Poll::Ready(()))
+    }
+
+    fn has_room(&self) -> bool {
+        let ends = matches!(self.framing, Left::Exact(left) if left <= TAIL);
+        self.pieces.len() < MOST_PIECES && (ends || self.lines.len() - self.written + self.length < GATHERED)
     }
 
     fn queue(&mut self, data: Bytes, mut ended: bool) -> Result<(), BodyError> {
@@ -374,6 +381,7 @@ mod tests {
                 (kib(8, 16), usize::MAX, 2),
                 (kib(4, 8), 2, 2),
                 (kib(1, 300), usize::MAX, 1),
+                (kib(5, 16), usize::MAX, if exact { 1 } else { 2 }),
             ] {
                 let (_, took) = written(&pieces, exact, pause, usize::MAX);
                 // The end of a body of unknown length comes by itself.
