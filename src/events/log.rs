@@ -87,8 +87,9 @@ enum Inner {
     File(File),
 }
 
-/// The pause after a batch: under load lines leave in larger writes, and workers need not wake this thread for each.
-const LINGER: Duration = Duration::from_millis(2);
+/// The pause after a batch: under load lines leave in larger writes, and this thread takes the processor from a worker less often.
+/// A line is no older when it is written.
+const LINGER: Duration = Duration::from_millis(10);
 /// Messages between two flushes.
 const BATCH: usize = 4096;
 
