@@ -2,6 +2,7 @@
 
 use std::error::Error as _;
 use std::future::{Future, poll_fn};
+use std::io;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -236,7 +237,7 @@ pub(super) fn breach(error: &hyper::Error) -> Option<String> {
     }
     // h2's error cannot be named here. It says `detected` of what its own end refused; what the peer `received` from us or
     // sent to end the connection, and broken sockets, are no breach.
-    let source = error.source()?.to_string();
+    let source = error.source().filter(|source| !source.is::<io::Error>())?.to_string();
     source.contains("error detected").then_some(source)
 }
 
