@@ -452,16 +452,30 @@ impl Live {
 impl Roof {
     /// Until it is told to stop: files that change, tables that want sweeping.
     async fn tend(self: &Arc<Self>, stop: &CancellationToken) {
-        let mut watch = Watch::new(self.files(), &self.read());
+        let mut watch = self.watching(None).await;
         let mut sweep = tokio::time::interval(SWEEP);
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.retarget.notified() => watch.retarget(self.files(), &self.read()),
+                () = self.retarget.notified() => watch = self.watching(Some(watch)).await,
                 () = watch.changed() => self.reload_unasked().await,
                 _ = sweep.tick() => self.sweep(),
             }
         }
+    }
+
+    /// Watches the files of the live config. Aside, for they may be thousands; the watcher's own thread, which is told of each that
+    /// a reload opens, steps back with who made it.
+    async fn watching(self: &Arc<Self>, yet: Option<Watch>) -> Watch {
+        let (files, read) = (self.files(), self.read().clone());
+        let watching = aside(move || match yet {
+            Some(mut watch) => {
+                watch.retarget(files, &read);
+                watch
+            }
+            None => Watch::new(files, &read),
+        });
+        watching.await.unwrap_or_else(|_| Watch::new(self.files(), &self.read()))
     }
 
     /// Readiness falls first, then the doors close; what is open has until the deadline. Returns how many were cut.

@@ -1,13 +1,17 @@
 //! Watches the config and every file it names; says when their contents may have changed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+
+use super::aside::aside;
 
 /// Editors and renewal tools write in several steps: wait until they are done.
 const SETTLE: Duration = Duration::from_millis(300);
@@ -16,11 +20,11 @@ const LOOK: Duration = Duration::from_secs(60);
 
 /// A watch over a changing set of files.
 pub struct Watch {
-    files: Vec<PathBuf>,
+    files: Arc<[PathBuf]>,
     seen: Vec<Print>,
     /// `None` where the platform cannot watch; looking every minute remains.
     watcher: Option<RecommendedWatcher>,
-    watched: Vec<PathBuf>,
+    watched: BTreeSet<PathBuf>,
     stirred: mpsc::Receiver<()>,
     /// When to look next; kept here, so that a caller who stops waiting loses neither a stir nor the minute.
     look_at: Instant,
@@ -30,7 +34,7 @@ pub struct Watch {
 type Print = Option<(u64, u64, i64, i64)>;
 
 /// Files as they were at one moment.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Prints(HashMap<PathBuf, Print>);
 
 impl Prints {
@@ -59,17 +63,15 @@ impl Watch {
                 let _ = stir.try_send(());
             }
         });
-        let (files_yet, seen, watched) = (Vec::new(), Vec::new(), Vec::new());
-        let mut watch = Self { files: files_yet, seen, watcher: watcher.ok(), watched, stirred, look_at: Instant::now() };
+        let (none, seen, watched) = (Arc::default(), Vec::new(), BTreeSet::new());
+        let mut watch = Self { files: none, seen, watcher: watcher.ok(), watched, stirred, look_at: Instant::now() };
         watch.retarget(files, read);
         watch
     }
 
     /// From now on these files count: as they were when they were read, or as they are now where that is not known.
     pub fn retarget(&mut self, files: Vec<PathBuf>, read: &Prints) {
-        let mut wanted: Vec<PathBuf> = files.iter().flat_map(|file| directories(file)).collect();
-        wanted.sort();
-        wanted.dedup();
+        let wanted = directories(&files);
         if let Some(watcher) = &mut self.watcher {
             // All anew: behind the same name there may be another directory by now.
             for path in &self.watched {
@@ -81,7 +83,7 @@ impl Watch {
         }
         self.watched = wanted;
         self.seen = files.iter().map(|file| read.0.get(file).copied().unwrap_or_else(|| print(file))).collect();
-        self.files = files;
+        self.files = files.into();
         self.look_at = Instant::now() + SETTLE;
     }
 
@@ -91,9 +93,12 @@ impl Watch {
             tokio::select! {
                 Some(()) = self.stirred.recv() => self.look_at = self.look_at.min(Instant::now() + SETTLE),
                 () = tokio::time::sleep_until(self.look_at) => {
+                    let files = Arc::clone(&self.files);
+                    let looked = aside(move || files.iter().map(|file| print(file)).collect::<Vec<Print>>()).await;
                     self.look_at = Instant::now() + LOOK;
-                    let now: Vec<Print> = self.files.iter().map(|file| print(file)).collect();
-                    if now != self.seen {
+                    if let Ok(now) = looked
+                        && now != self.seen
+                    {
                         self.seen = now;
                         return;
                     }
@@ -109,12 +114,19 @@ fn is_reading(kind: EventKind) -> bool {
     matches!(kind, EventKind::Access(AccessKind::Open(_) | AccessKind::Close(AccessMode::Read)))
 }
 
-/// Where changes of a file show: its directory, those that hold a link on the way to it, and that of what it links to.
-fn directories(file: &Path) -> Vec<PathBuf> {
-    let is_link = |path: &&Path| std::fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink());
-    let links = file.ancestors().skip(1).filter(is_link).map(directory);
-    let target = std::fs::canonicalize(file).ok().map(|target| directory(&target));
-    links.chain(target).chain([directory(file)]).collect()
+/// Where changes of the files show: their directories, those that hold a link on the way there, and those of what links lead to.
+fn directories(files: &[PathBuf]) -> BTreeSet<PathBuf> {
+    // Certificates by the thousand lie in few of them.
+    let own: BTreeSet<PathBuf> = files.iter().map(|file| directory(file)).collect();
+    let links = own.iter().flat_map(|own| own.ancestors()).filter(|path| is_link(path)).map(directory);
+    let real = own.iter().filter_map(|own| fs::canonicalize(own).ok());
+    let linked = files.iter().filter(|file| is_link(file)).filter_map(|file| fs::canonicalize(file).ok());
+    let all = links.chain(real).chain(linked.map(|target| directory(&target))).collect::<BTreeSet<_>>();
+    &all | &own
+}
+
+fn is_link(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink())
 }
 
 fn directory(file: &Path) -> PathBuf {
@@ -125,7 +137,7 @@ fn directory(file: &Path) -> PathBuf {
 }
 
 fn print(file: &Path) -> Print {
-    let found = std::fs::metadata(file).ok()?;
+    let found = fs::metadata(file).ok()?;
     Some((found.ino(), found.len(), found.mtime(), found.mtime_nsec()))
 }
 
@@ -151,5 +163,20 @@ mod tests {
         watch.changed().await;
         watch.retarget(vec![old, new], &read);
         watch.changed().await;
+    }
+
+    #[test]
+    fn changes_show_where_files_lie_where_links_to_them_lie_and_where_those_lead() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let root = fs::canonicalize(folder.path()).expect("it is there");
+        let [real, live, far] = ["2026/certs", "live", "far"].map(|name| root.join(name));
+        fs::create_dir_all(&real).expect("writable");
+        fs::create_dir_all(&far).expect("writable");
+        std::os::unix::fs::symlink(root.join("2026"), &live).expect("a link to a folder");
+        fs::write(far.join("key.pem"), "1").expect("writable");
+        std::os::unix::fs::symlink(far.join("key.pem"), real.join("key.pem")).expect("a link to a file");
+        let through = live.join("certs");
+        let files = ["a.pem", "b.pem", "key.pem", "not-there.pem"].map(|name| through.join(name));
+        assert_eq!(directories(&files), BTreeSet::from([root, through, real, far]));
     }
 }
