@@ -165,6 +165,21 @@ mod tests {
         watch.changed().await;
     }
 
+    #[tokio::test]
+    async fn a_look_that_nobody_waited_for_is_taken_again() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("key.pem");
+        let mut watch = Watch::new(vec![file.clone()], &Prints::of(vec![file.clone()]));
+        // Nobody tells, so that only the look finds it.
+        watch.watcher = None;
+        fs::write(&file, "1").expect("writable");
+        tokio::time::sleep_until(watch.look_at).await;
+        let mut given_up = Box::pin(watch.changed());
+        assert!(futures_util::poll!(&mut given_up).is_pending());
+        drop(given_up);
+        tokio::time::timeout(LOOK / 2, watch.changed()).await.expect("within the minute");
+    }
+
     #[test]
     fn changes_show_where_files_lie_where_links_to_them_lie_and_where_those_lead() {
         let folder = tempfile::tempdir().expect("a folder");
