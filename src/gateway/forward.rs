@@ -17,7 +17,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::coop;
-use tokio::time::{Instant, Sleep};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::policy::Permit;
 use crate::upstream::{Body, BodyError, ForwardError, ForwardErrorKind, Pool, Reply, ReplyBody, Sent, Tunnel, Upstream};
@@ -166,12 +166,13 @@ struct Gap {
     left: Duration,
     came: u64,
     sleep: Option<Pin<Box<Sleep>>>,
-    since: Option<Instant>,
+    /// While somebody waits.
+    due: Option<Instant>,
 }
 
 impl Gap {
     fn new(limit: Duration, least: u64) -> Self {
-        Self { limit, least, left: limit, came: 0, sleep: None, since: None }
+        Self { limit, least, left: limit, came: 0, sleep: None, due: None }
     }
 
     fn poll(
@@ -186,24 +187,25 @@ impl Gap {
             self.waited();
             return Poll::Ready(frame);
         }
-        let left = self.left;
-        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(left)));
-        if self.since.is_none() {
-            let now = Instant::now();
-            self.since = Some(now);
-            sleep.as_mut().reset(now + left);
+        let due = *self.due.get_or_insert_with(|| Instant::now() + self.left);
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(due)));
+        loop {
+            ready!(sleep.as_mut().poll(cx));
+            // One that is due too early is left alone: setting it anew for each frame would cost more than it saves.
+            if sleep.deadline() >= due {
+                return Poll::Ready(Some(Err(BodyError::Stalled)));
+            }
+            sleep.as_mut().reset(due);
         }
-        ready!(sleep.as_mut().poll(cx));
-        Poll::Ready(Some(Err(BodyError::Stalled)))
     }
 
     fn waited(&mut self) {
-        let since = self.since.take();
+        let due = self.due.take();
         if self.came >= self.least {
             self.left = self.limit;
             self.came = 0;
-        } else if let Some(since) = since {
-            self.left = self.left.saturating_sub(since.elapsed());
+        } else if let Some(due) = due {
+            self.left = due.saturating_duration_since(Instant::now());
         }
     }
 }

@@ -308,6 +308,28 @@ async fn a_client_that_stalls_or_leaves_is_not_the_upstreams_fault() {
     assert!(seen.is_empty() || seen == "half", "what it got is plainly cut short: {seen}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_wait_for_the_next_frame_begins_anew_with_each_that_is_progress() {
+    let second = Duration::from_secs(1);
+    for (least, ends) in [(0, 48 + 30), (1, 48 + 30), (2, 48 + 30), (3, 30)] {
+        let mut gap = Gap::new(30 * second, least);
+        let started = Instant::now();
+        // Four bytes, one every twelve seconds, then nothing.
+        let waits = [12, 12, 12, 12, 3600];
+        for wait in waits {
+            let mut next = Box::pin(tokio::time::sleep(wait * second));
+            let framed = poll_fn(|cx| {
+                let next = next.as_mut().poll(cx).map(|()| Some(Ok(Frame::data(Bytes::from_static(b"x")))));
+                gap.poll(next, cx)
+            });
+            if matches!(framed.await, Some(Err(BodyError::Stalled))) {
+                break;
+            }
+        }
+        assert_eq!(started.elapsed().as_secs(), ends, "where {least} bytes are progress");
+    }
+}
+
 #[tokio::test]
 async fn a_gap_in_the_response_body_ends_it() {
     let answer = "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf";
