@@ -28,6 +28,8 @@ from run import REPO, Closed, Handshakes, Lab, build, facts, raise_files, say
 
 BEGIN, END = "<!-- scale: made by benches/peers/scale.py -->", "<!-- end of scale -->"
 SITES = 1000
+# Of an open loop.
+LATENCIES = ("requests", "p50_us", "p99_us", "p999_us", "max_us")
 # What a shared lock would look like, in the kernel or out of it.
 LOCK = re.compile(r"futex|mutex|rwlock|rwsem|spin_lock|qspinlock|lock_slow|lock_contended|osq_lock", re.I)
 SHOWN_FROM = 1.0
@@ -125,41 +127,54 @@ def locks(lab, peer):
 
 
 def reload(lab, peer):
-    """The same open loop without and with reloads; the generator fails where one request is lost or not answered 200."""
-    calm = lab.own_load("open-loop", peer.port, HOST, "--rate", lab.options.rate, seconds=lab.options.seconds * 3)
-    times, over = [], threading.Event()
+    """The same open loop with nothing beside it, with commands that change nothing, and with reloads; by turns, the median of each
+    figure. The generator fails where one request is lost or not answered 200."""
+    loads, times, cpu = {"calm": [], "asked": [], "reloading": []}, {"status": [], "reload": []}, []
+    for _ in range(lab.options.rounds):
+        loads["calm"].append(lab.own_load("open-loop", peer.port, HOST, "--rate", lab.options.rate, seconds=lab.options.seconds * 3))
+        loads["asked"].append(beside(lab, peer, "status", times["status"]))
+        before = peer.process.cpu_ns()
+        loads["reloading"].append(beside(lab, peer, "reload", times["reload"]))
+        cpu.append((peer.process.cpu_ns() - before) / 1e9)
+    return {
+        "sites": SITES,
+        "rate": lab.options.rate,
+        **{name: {key: statistics.median(one[key] for one in told) for key in LATENCIES} for name, told in loads.items()},
+        "rounds": {name: [one["p99_us"] for one in told] for name, told in loads.items()},
+        "reloads": len(times["reload"]),
+        "seconds": statistics.median(times["reload"]),
+        "longest": max(times["reload"]),
+        "status_seconds": statistics.median(times["status"]),
+        "cpu_seconds": statistics.median(cpu),
+        "rss_mib": peer.process.rss_kib() / 1024,
+    }
+
+
+def beside(lab, peer, command, times):
+    """The open loop, and beside it one command after the other; of a reload, each of a config that was written anew."""
+    made, over, failed = len(times), threading.Event(), []
 
     def again():
         while not over.wait(0.5):
-            peer.rewrite(len(times) + 2)
+            if command == "reload":
+                peer.rewrite(len(times) + 2)
             started = time.monotonic()
-            argv = [peer.binary, "--config", peer.dir / "doorward.toml", "reload"]
+            argv = [peer.binary, "--config", peer.dir / "doorward.toml", command]
             done = subprocess.run(["taskset", "-c", peer.cores, *map(str, argv)], capture_output=True, text=True, timeout=60)
             if done.returncode != 0:
-                raise Failed(f"reload: {done.stderr[-500:]}")
+                return failed.append(done.stderr[-500:])
             times.append(time.monotonic() - started)
 
     thread = threading.Thread(target=again)
     thread.start()
-    before = peer.process.cpu_ns()
     try:
-        busy = lab.own_load("open-loop", peer.port, HOST, "--rate", lab.options.rate, seconds=lab.options.seconds * 3)
+        told = lab.own_load("open-loop", peer.port, HOST, "--rate", lab.options.rate, seconds=lab.options.seconds * 3)
     finally:
         over.set()
         thread.join()
-    if not times:
-        raise Failed("no reload came through")
-    return {
-        "sites": SITES,
-        "rate": lab.options.rate,
-        "calm": calm,
-        "reloading": busy,
-        "reloads": len(times),
-        "seconds": statistics.median(times),
-        "longest": max(times),
-        "cpu_seconds": (peer.process.cpu_ns() - before) / 1e9,
-        "rss_mib": peer.process.rss_kib() / 1024,
-    }
+    if failed or len(times) == made:
+        raise Failed(f"doorward {command}: {failed[0] if failed else 'none came through'}")
+    return told
 
 
 def measure(options, directory):
@@ -248,14 +263,18 @@ def lock_lines(rows):
 
 
 def reloads(row):
-    latency = lambda name, one: [name, f"{one['requests']:,}", *(number(one[key]) for key in ("p50_us", "p99_us", "p999_us", "max_us"))]
+    latency = lambda name, one: [name, f"{one['requests']:,.0f}", *(number(one[key]) for key in LATENCIES[1:])]
     head = [f"{row['rate']:,} requests a second", "requests, none lost", "p50 µs", "p99 µs", "p99.9 µs", "max µs"]
-    text = table(head, [latency("without reload", row["calm"]), latency(f"{row['reloads']} reloads", row["reloading"])])
+    each = row["reloads"] // len(row["rounds"]["reloading"])
+    rows = [("nothing beside it", "calm"), (f"{each} times `doorward status`", "asked"), (f"{each} times `doorward reload`", "reloading")]
+    text = table(head, [latency(name, row[key]) for name, key in rows])
+    p99s = "; ".join(f"{key} {', '.join(number(p99) for p99 in row['rounds'][key])}" for _, key in rows)
     disturbed = row["reloading"]["p99_us"] > 1.5 * row["calm"]["p99_us"]
     return text + (
-        f"\n`doorward reload` took {row['seconds'] * 1e3:,.0f} ms in the median, {row['longest'] * 1e3:,.0f} ms at most; "
-        f"{row['rss_mib']:,.0f} MiB resident after the last. Reading files and keys takes a core for as long; workers and load "
-        "generator share both cores with it here, and wait for their turn."
+        f"\nMedians of {len(row['rounds']['calm'])} rounds; their p99s: {p99s}. "
+        f"`doorward reload` took {row['seconds'] * 1e3:,.0f} ms in the median, {row['longest'] * 1e3:,.0f} ms at most, "
+        f"`doorward status` {row['status_seconds'] * 1e3:,.0f} ms; {row['rss_mib']:,.0f} MiB resident after the last reload. "
+        "Workers, load generator and the commands themselves share both cores here, and wait for their turn."
         + (" The p99 is not left undisturbed by that." if disturbed else "")
     )
 
