@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
+use futures_util::future::OptionFuture;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
@@ -111,7 +112,7 @@ struct Roof {
     reloading: tokio::sync::Mutex<()>,
     retarget: tokio::sync::Notify,
     /// The files of the live snapshot, as they were before they were read.
-    read: Mutex<Prints>,
+    read: Mutex<Arc<Prints>>,
     /// Overflows of each table when they were last told.
     overflows: [AtomicU64; 4],
     expiring: Mutex<expiry::Told>,
@@ -218,7 +219,7 @@ impl Roof {
         }
         gateway.snapshot.store(snapshot);
         self.open_doors(&config, sockets, metrics);
-        *self.read() = read;
+        *self.read() = Arc::new(read);
         self.retarget.notify_one();
         generation
     }
@@ -344,7 +345,7 @@ impl Roof {
         }
     }
 
-    fn read(&self) -> MutexGuard<'_, Prints> {
+    fn read(&self) -> MutexGuard<'_, Arc<Prints>> {
         self.read.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
@@ -452,13 +453,15 @@ impl Live {
 impl Roof {
     /// Until it is told to stop: files that change, tables that want sweeping.
     async fn tend(self: &Arc<Self>, stop: &CancellationToken) {
-        let mut watch = self.watching(None).await;
         let mut sweep = tokio::time::interval(SWEEP);
+        // Turned to other files it may take its time, and holds up nothing.
+        let (mut watch, mut turning) = (None, Some(Box::pin(self.watching(None))));
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.retarget.notified() => watch = self.watching(Some(watch)).await,
-                () = watch.changed() => self.reload_unasked().await,
+                Some(turned) = OptionFuture::from(turning.as_mut()) => (watch, turning) = (Some(turned), None),
+                () = self.retarget.notified(), if turning.is_none() => turning = Some(Box::pin(self.watching(watch.take()))),
+                Some(()) = OptionFuture::from(watch.as_mut().map(Watch::changed)) => self.reload_unasked().await,
                 _ = sweep.tick() => self.sweep(),
             }
         }
@@ -467,7 +470,7 @@ impl Roof {
     /// Watches the files of the live config. Aside, for they may be thousands; the watcher's own thread, which is told of each that
     /// a reload opens, steps back with who made it.
     async fn watching(self: &Arc<Self>, yet: Option<Watch>) -> Watch {
-        let (files, read) = (self.files(), self.read().clone());
+        let (files, read) = (self.files(), Arc::clone(&self.read()));
         let watching = aside(move || match yet {
             Some(mut watch) => {
                 watch.retarget(files, &read);

@@ -248,8 +248,6 @@ struct Builder<'a> {
 impl Builder<'_> {
     /// Fails closed: a set that is not there is an error, not a set that asks for less.
     fn site(&mut self, site: &Site) -> Result<SiteTls, String> {
-        // As between certificates: a reload of thousands does not hold up the workers.
-        std::thread::yield_now();
         let sets: Option<Vec<_>> = site.client_ca.iter().map(|&index| self.sets.get(index).cloned()).collect();
         let sets = sets.ok_or("a site names a client_ca that does not exist")?;
         if sets.is_empty() && site.client_cert == CertDemand::Required {

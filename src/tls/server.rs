@@ -47,8 +47,6 @@ impl ServerCertificates {
     pub(super) fn load(files: &[CertificateFiles], provider: &CryptoProvider, diagnostics: &mut Vec<Diagnostic>) -> Self {
         let mut certificates = Self::default();
         for file in files {
-            // A thread that has begun runs on for a millisecond, however far it steps back; so whoever waits goes first.
-            std::thread::yield_now();
             let Some((key, expiry)) = certified_key(file, provider, diagnostics) else { continue };
             let key = Arc::new(key);
             certificates.expiries.extend(expiry);
