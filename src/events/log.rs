@@ -87,8 +87,8 @@ enum Inner {
     File(File),
 }
 
-/// The pause after a batch: under load lines leave in larger writes, and this thread takes the processor from a worker less often.
-/// A line is no older when it is written.
+/// The pause once nothing is queued: under load lines leave in larger writes, and this thread takes the processor from a worker less
+/// often. A process that is killed takes the lines of so long along.
 const LINGER: Duration = Duration::from_millis(10);
 /// Messages between two flushes.
 const BATCH: usize = 4096;
@@ -225,15 +225,12 @@ impl Scribe {
     fn run(mut self) {
         while let Ok(first) = self.messages.recv() {
             self.take(first);
-            for _ in 1..BATCH {
-                match self.messages.try_recv() {
-                    Ok(message) => self.take(message),
-                    Err(_) => break,
-                }
-            }
+            let behind = (1..BATCH).all(|_| self.messages.try_recv().map(|message| self.take(message)).is_ok());
             self.tell_drops();
             self.write_out();
-            thread::sleep(LINGER);
+            if !behind {
+                thread::sleep(LINGER);
+            }
         }
     }
 

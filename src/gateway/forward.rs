@@ -188,10 +188,10 @@ impl Gap {
             return Poll::Ready(frame);
         }
         let due = *self.due.get_or_insert_with(|| Instant::now() + self.left);
+        // One that is due too early is left alone: setting it anew for each frame would cost more than it saves.
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(due)));
         loop {
             ready!(sleep.as_mut().poll(cx));
-            // One that is due too early is left alone: setting it anew for each frame would cost more than it saves.
             if sleep.deadline() >= due {
                 return Poll::Ready(Some(Err(BodyError::Stalled)));
             }
