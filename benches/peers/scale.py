@@ -30,6 +30,10 @@ BEGIN, END = "<!-- scale: made by benches/peers/scale.py -->", "<!-- end of scal
 SITES = 1000
 # Of an open loop.
 LATENCIES = ("requests", "p50_us", "p99_us", "p999_us", "max_us")
+MIDDLE = {"requests": sum, "max_us": max}
+# A command that changes nothing and answers little, and the seconds from one command to the next.
+ASKED = ("bans", "list")
+BEAT = 0.5
 # What a shared lock would look like, in the kernel or out of it.
 LOCK = re.compile(r"futex|mutex|rwlock|rwsem|spin_lock|qspinlock|lock_slow|lock_contended|osq_lock", re.I)
 SHOWN_FROM = 1.0
@@ -129,40 +133,45 @@ def locks(lab, peer):
 def reload(lab, peer):
     """The same open loop with nothing beside it, with commands that change nothing, and with reloads; by turns, the median of each
     figure. The generator fails where one request is lost or not answered 200."""
-    loads, times, cpu = {"calm": [], "asked": [], "reloading": []}, {"status": [], "reload": []}, []
+    loads, times, cpu = {"calm": [], "asked": [], "reloading": []}, {"asked": [], "reload": []}, []
     for _ in range(lab.options.rounds):
         loads["calm"].append(lab.own_load("open-loop", peer.port, HOST, "--rate", lab.options.rate, seconds=lab.options.seconds * 3))
-        loads["asked"].append(beside(lab, peer, "status", times["status"]))
-        before = peer.process.cpu_ns()
-        loads["reloading"].append(beside(lab, peer, "reload", times["reload"]))
-        cpu.append((peer.process.cpu_ns() - before) / 1e9)
+        loads["asked"].append(beside(lab, peer, ASKED, times["asked"]))
+        before = peer.process.cpu_seconds()
+        loads["reloading"].append(beside(lab, peer, ["reload"], times["reload"]))
+        cpu.append(peer.process.cpu_seconds() - before)
     return {
         "sites": SITES,
         "rate": lab.options.rate,
-        **{name: {key: statistics.median(one[key] for one in told) for key in LATENCIES} for name, told in loads.items()},
+        **{name: {key: MIDDLE.get(key, statistics.median)([one[key] for one in told]) for key in LATENCIES} for name, told in loads.items()},
         "rounds": {name: [one["p99_us"] for one in told] for name, told in loads.items()},
-        "reloads": len(times["reload"]),
+        "reloads": len(times["reload"]) / lab.options.rounds,
+        "asks": len(times["asked"]) / lab.options.rounds,
         "seconds": statistics.median(times["reload"]),
         "longest": max(times["reload"]),
-        "status_seconds": statistics.median(times["status"]),
+        "asked_seconds": statistics.median(times["asked"]),
         "cpu_seconds": statistics.median(cpu),
         "rss_mib": peer.process.rss_kib() / 1024,
     }
 
 
 def beside(lab, peer, command, times):
-    """The open loop, and beside it one command after the other; of a reload, each of a config that was written anew."""
+    """The open loop, and beside it a command at every beat; each reload of a config that was written anew, which none other may be:
+    the gateway watches it."""
     made, over, failed = len(times), threading.Event(), []
 
     def again():
-        while not over.wait(0.5):
-            if command == "reload":
+        next_at = time.monotonic() + BEAT
+        while not over.wait(max(0, next_at - time.monotonic())):
+            next_at += BEAT
+            if command == ["reload"]:
                 peer.rewrite(len(times) + 2)
             started = time.monotonic()
-            argv = [peer.binary, "--config", peer.dir / "doorward.toml", command]
-            done = subprocess.run(["taskset", "-c", peer.cores, *map(str, argv)], capture_output=True, text=True, timeout=60)
-            if done.returncode != 0:
-                return failed.append(done.stderr[-500:])
+            argv = [peer.binary, "--config", peer.dir / "doorward.toml", *command]
+            try:
+                subprocess.run(["taskset", "-c", peer.cores, *map(str, argv)], capture_output=True, text=True, timeout=60, check=True)
+            except (OSError, subprocess.SubprocessError) as error:
+                return failed.append(f"{error}: {(getattr(error, 'stderr', None) or '')[-500:]}")
             times.append(time.monotonic() - started)
 
     thread = threading.Thread(target=again)
@@ -173,7 +182,7 @@ def beside(lab, peer, command, times):
         over.set()
         thread.join()
     if failed or len(times) == made:
-        raise Failed(f"doorward {command}: {failed[0] if failed else 'none came through'}")
+        raise Failed(f"doorward {' '.join(command)}: {failed[0] if failed else 'none came through'}")
     return told
 
 
@@ -265,15 +274,18 @@ def lock_lines(rows):
 def reloads(row):
     latency = lambda name, one: [name, f"{one['requests']:,.0f}", *(number(one[key]) for key in LATENCIES[1:])]
     head = [f"{row['rate']:,} requests a second", "requests, none lost", "p50 µs", "p99 µs", "p99.9 µs", "max µs"]
-    each = row["reloads"] // len(row["rounds"]["reloading"])
-    rows = [("nothing beside it", "calm"), (f"{each} times `doorward status`", "asked"), (f"{each} times `doorward reload`", "reloading")]
+    rows = [
+        ("nothing beside it", "calm"),
+        (f"`doorward bans list`, {row['asks']:.0f} times", "asked"),
+        (f"`doorward reload`, {row['reloads']:.0f} times", "reloading"),
+    ]
     text = table(head, [latency(name, row[key]) for name, key in rows])
-    p99s = "; ".join(f"{key} {', '.join(number(p99) for p99 in row['rounds'][key])}" for _, key in rows)
-    disturbed = row["reloading"]["p99_us"] > 1.5 * row["calm"]["p99_us"]
+    p99s = "; ".join(f"{name} {', '.join(number(p99) for p99 in row['rounds'][key])}" for name, key in rows)
+    disturbed = row["reloading"]["p99_us"] > 1.5 * row["asked"]["p99_us"]
     return text + (
-        f"\nMedians of {len(row['rounds']['calm'])} rounds; their p99s: {p99s}. "
-        f"`doorward reload` took {row['seconds'] * 1e3:,.0f} ms in the median, {row['longest'] * 1e3:,.0f} ms at most, "
-        f"`doorward status` {row['status_seconds'] * 1e3:,.0f} ms; {row['rss_mib']:,.0f} MiB resident after the last reload. "
+        f"\nBy turns, {len(row['rounds']['calm'])} rounds: their medians, the sum of the requests and the longest wait of all. "
+        f"p99 of each round: {p99s}. `doorward reload` took {row['seconds'] * 1e3:,.0f} ms in the median, {row['longest'] * 1e3:,.0f} ms "
+        f"at most, `doorward bans list` {row['asked_seconds'] * 1e3:,.0f} ms; {row['rss_mib']:,.0f} MiB resident after the last reload. "
         "Workers, load generator and the commands themselves share both cores here, and wait for their turn."
         + (" The p99 is not left undisturbed by that." if disturbed else "")
     )
@@ -310,7 +322,7 @@ def main():
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3, help="of requests on kept connections (3)")
+    parser.add_argument("--rounds", type=int, default=3, help="of each measurement (3)")
     parser.add_argument("--seconds", type=float, default=2, help="length of one measurement (2)")
     parser.add_argument("--rate", type=int, default=1000, help="requests a second beside the reloads (1000)")
     parser.add_argument("--base-port", type=int, default=22000)
