@@ -132,8 +132,7 @@ fn directories(files: &[PathBuf]) -> BTreeSet<PathBuf> {
     let links = own.iter().flat_map(|own| own.ancestors()).filter(|path| is_link(path)).map(directory);
     let real = own.iter().filter_map(|own| fs::canonicalize(own).ok());
     let linked = files.iter().filter(|file| is_link(file)).filter_map(|file| fs::canonicalize(file).ok());
-    let all = links.chain(real).chain(linked.map(|target| directory(&target))).collect::<BTreeSet<_>>();
-    &all | &own
+    links.chain(real).chain(linked.map(|target| directory(&target))).chain(own.iter().cloned()).collect()
 }
 
 fn is_link(path: &Path) -> bool {
