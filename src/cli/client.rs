@@ -12,6 +12,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
+use toml::de::DeTable;
 
 use super::{Failure, output};
 use crate::admin::api::Problem;
@@ -117,7 +118,12 @@ fn lines(text: &str) -> String {
 
 /// `listen.admin`, or `admin.sock` in `state_dir`, from as much of the text as is TOML.
 fn socket_of(text: &str) -> PathBuf {
-    let (table, _errors) = toml::de::DeTable::parse_recoverable(text);
+    // Sites by the thousand stand in arrays of tables, and none of those adds to a table that stands before them.
+    let head = text.split("\n[[").next().unwrap_or(text);
+    let (mut table, errors) = DeTable::parse_recoverable(head);
+    if !errors.is_empty() || !table.get_ref().contains_key("listen") {
+        (table, _) = DeTable::parse_recoverable(text);
+    }
     let table = table.get_ref();
     let listen = table.get("listen").and_then(|listen| listen.get_ref().get("admin")).and_then(|admin| admin.get_ref().as_str());
     match listen {
@@ -149,6 +155,10 @@ mod tests {
         assert_eq!(socket_of("state_dir = \"/var/lib/doorward\""), PathBuf::from("/var/lib/doorward/admin.sock"));
         assert_eq!(socket_of("[listen]\nadmin = \"unix:/run/doorward/admin.sock\""), PathBuf::from("/run/doorward/admin.sock"));
         assert_eq!(socket_of("listen.admin = \"run/a.sock\"\nstate_dir = \"x\""), PathBuf::from("run/a.sock"));
+        let behind = "state_dir = \"x\"\n[[site]]\nhosts = []\n[listen]\nadmin = \"run/a.sock\"";
+        assert_eq!(socket_of(behind), PathBuf::from("run/a.sock"), "behind the sites");
+        let quoted = "note = \"\"\"\n[[site]]\n\"\"\"\nlisten.admin = \"run/a.sock\"";
+        assert_eq!(socket_of(quoted), PathBuf::from("run/a.sock"), "behind what only looks like one");
     }
 
     #[test]
