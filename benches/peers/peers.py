@@ -43,7 +43,8 @@ class Process:
                 stdout=output,
                 stderr=output,
                 env=env,
-                start_new_session=True,
+                # Its own group for the keyboard, not a session of its own: the scheduler weighs those against each other as one.
+                process_group=0,
             )
 
     def stop(self):
