@@ -38,7 +38,7 @@ use crate::state::store::embedded::EmbeddedStore;
 use crate::tls::TlsState;
 use crate::upstream::{Upstream, Upstreams};
 
-use aside::{aside, retire};
+use aside::{Backroom, aside};
 pub use check::{Fault, Refused, check};
 use prepare::{Prepared, cannot_open_admin, probe_logs, wanted};
 use process::{announce, say_draining, say_on_stderr, say_stopped, watch_signals};
@@ -109,7 +109,7 @@ struct Roof {
     doors: Mutex<Doors>,
     generation: AtomicU64,
     draining: AtomicBool,
-    reloading: tokio::sync::Mutex<()>,
+    reloading: tokio::sync::Mutex<Backroom>,
     retarget: tokio::sync::Notify,
     /// The files of the live snapshot, as they were before they were read.
     read: Mutex<Arc<Prints>>,
@@ -139,7 +139,8 @@ impl Roof {
     fn start(path: &Path, options: Options) -> Result<Live, StartError> {
         let clock = options.clock.clone().unwrap_or_else(Clock::system);
         let now = clock.now();
-        let (mut prepared, warnings) = Prepared::load(path, None).map_err(StartError::Config)?;
+        let loaded = Prepared::load(path, None).and_then(|(loaded, found)| loaded.bind(found, None));
+        let (mut prepared, warnings) = loaded.map_err(StartError::Config)?;
         let config = Arc::clone(&prepared.config);
         if options.process && !warnings.list.is_empty() {
             anstream::eprint!("{}", warnings.render(true));
@@ -182,7 +183,7 @@ impl Roof {
             doors: Mutex::default(),
             generation: AtomicU64::new(0),
             draining: AtomicBool::new(false),
-            reloading: tokio::sync::Mutex::new(()),
+            reloading: tokio::sync::Mutex::default(),
             retarget: tokio::sync::Notify::new(),
             read: Mutex::default(),
             overflows: Default::default(),
@@ -306,20 +307,18 @@ impl Roof {
 
     /// The one way to a new snapshot, for HUP, the file watch and `doorward reload`.
     async fn reload(self: &Arc<Self>) -> Result<TakenOver, String> {
-        let _one_at_a_time = self.reloading.lock().await;
+        let room = self.reloading.lock().await;
         let roof = Arc::clone(self);
-        let prepared = aside(move || {
-            let (mut prepared, found) = Prepared::load(&roof.path, Some(&roof))?;
-            prepared.upstreams = roof.upstreams.prepare(&prepared.config.upstreams, prepared.tls.upstream_clients());
-            Ok::<_, Diagnostics>((prepared, found.warnings()))
-        })
-        .await
-        .map_err(|error| format!("the configuration could not be read: {error}\n"))?;
-        match prepared {
-            Ok((prepared, warnings)) => {
-                let old = self.gateway.snapshot.load_full();
+        let loaded = room
+            .attempt(move || Prepared::load(&roof.path, Some(&roof)))
+            .await
+            .map_err(|error| format!("the configuration could not be read: {error}\n"))?;
+        match loaded.and_then(|(loaded, found)| loaded.bind(found, Some(self))) {
+            Ok((mut prepared, found)) => {
+                prepared.upstreams = self.upstreams.prepare(&prepared.config.upstreams, prepared.tls.upstream_clients());
+                let (old, warnings) = (self.gateway.snapshot.load_full(), found.warnings());
                 let generation = self.commit(prepared);
-                retire(old).await;
+                room.retire(old);
                 let told = Event::ConfigReloaded { generation, path: self.path.clone(), warnings: warnings.clone() };
                 self.gateway.events.emit(told);
                 Ok(TakenOver { generation, warnings })
@@ -468,7 +467,7 @@ impl Roof {
     }
 
     /// Watches the files of the live config. Aside, for they may be thousands; the watcher's own thread, which is told of each that
-    /// a reload opens, steps back with who made it.
+    /// a reload opens, stands where who made it stood.
     async fn watching(self: &Arc<Self>, yet: Option<Watch>) -> Watch {
         let (files, read) = (self.files(), Arc::clone(&self.read()));
         let watching = aside(move || match yet {

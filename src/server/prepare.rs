@@ -23,7 +23,8 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
-    /// Loads and checks everything behind a config. Fails closed: with any error nothing comes of it.
+    /// Loads and checks everything behind a config, and opens nothing: it may be done twice at once. Fails closed: with any error
+    /// nothing comes of it.
     pub fn load(path: &Path, live: Option<&Roof>) -> Result<(Self, Diagnostics), Diagnostics> {
         let mut read = Prints::of(live.map_or_else(|| vec![path.to_path_buf()], Roof::files));
         let (mut config, mut found) = config::load(path)?;
@@ -48,18 +49,12 @@ impl Prepared {
             found.list.extend(probe_logs(&config));
         }
         let (Some(tls), false) = (tls, found.has_errors()) else { return Err(found) };
-        let mut prepared = Self { config, tls, upstreams: Vec::new(), sockets: Vec::new(), metrics: None, read };
-        match prepared.bind(live) {
-            Ok(()) => Ok((prepared, found)),
-            Err(errors) => {
-                found.list.extend(errors);
-                Err(found)
-            }
-        }
+        let prepared = Self { config, tls, upstreams: Vec::new(), sockets: Vec::new(), metrics: None, read };
+        Ok((prepared, found))
     }
 
-    /// Binds what is not open yet.
-    fn bind(&mut self, live: Option<&Roof>) -> Result<(), Vec<Diagnostic>> {
+    /// Binds what is not open yet; `found` so far is handed on. With any error nothing stays bound.
+    pub fn bind(mut self, mut found: Diagnostics, live: Option<&Roof>) -> Result<(Self, Diagnostics), Diagnostics> {
         let doors = live.map(|roof| roof.doors());
         let mut errors = Vec::new();
         for (at, kind) in wanted(&self.config) {
@@ -84,7 +79,11 @@ impl Prepared {
                 }
             }
         }
-        if errors.is_empty() { Ok(()) } else { Err(errors) }
+        if errors.is_empty() {
+            return Ok((self, found));
+        }
+        found.list.extend(errors);
+        Err(found)
     }
 }
 
