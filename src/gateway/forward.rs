@@ -17,10 +17,10 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::coop;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 
 use crate::policy::Permit;
-use crate::upstream::{Body, BodyError, ForwardError, ForwardErrorKind, Pool, Reply, ReplyBody, Sent, Tunnel, Upstream};
+use crate::upstream::{Alarm, Body, BodyError, ForwardError, ForwardErrorKind, Pool, Reply, ReplyBody, Sent, Tunnel, Upstream};
 
 use super::inbound::Inbound;
 use super::{Worker, headers};
@@ -165,14 +165,14 @@ struct Gap {
     /// What is left of the deadline, and what came within it.
     left: Duration,
     came: u64,
-    sleep: Option<Pin<Box<Sleep>>>,
+    alarm: Alarm,
     /// While somebody waits.
     due: Option<Instant>,
 }
 
 impl Gap {
     fn new(limit: Duration, least: u64) -> Self {
-        Self { limit, least, left: limit, came: 0, sleep: None, due: None }
+        Self { limit, least, left: limit, came: 0, alarm: Alarm::default(), due: None }
     }
 
     fn poll(
@@ -188,15 +188,7 @@ impl Gap {
             return Poll::Ready(frame);
         }
         let due = *self.due.get_or_insert_with(|| Instant::now() + self.left);
-        // One that is due too early is left alone: setting it anew for each frame would cost more than it saves.
-        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(due)));
-        loop {
-            ready!(sleep.as_mut().poll(cx));
-            if sleep.deadline() >= due {
-                return Poll::Ready(Some(Err(BodyError::Stalled)));
-            }
-            sleep.as_mut().reset(due);
-        }
+        self.alarm.poll(due, cx).map(|()| Some(Err(BodyError::Stalled)))
     }
 
     fn waited(&mut self) {

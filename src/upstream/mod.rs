@@ -1,5 +1,6 @@
 //! The application's side: servers, their health, pooled connections.
 
+mod alarm;
 mod capacity;
 mod connect;
 mod health;
@@ -27,6 +28,7 @@ use crate::config::{HealthSpec, UpstreamSpec, UpstreamTimeouts};
 use crate::events::Events;
 use crate::policy::Name;
 
+pub use alarm::Alarm;
 pub use pool::Pool;
 pub use reply::{Reply, ReplyBody, Tunnel};
 use server::Server;

@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::Instant;
 
-use super::{Body, BodyError, ForwardErrorKind};
+use super::{Alarm, Body, BodyError, ForwardErrorKind};
 
 /// The request body as a connection pulls it. Request trailers end here: they would carry fields past every check.
 pub(super) struct Outgoing {
@@ -45,20 +45,18 @@ pub(super) fn wrap(request: Request<Body>) -> (Request<Outgoing>, Option<Arc<Sen
     (request.map(|body| Outgoing { body, sending: watched }), sending)
 }
 
-/// Resolves once the upstream has owed the response head for `limit`. The clock starts anew with every chunk of the request
-/// body, and stands still while the client owes the next one (its own stall deadline bounds that).
-pub(super) async fn overdue(sending: Option<&Sending>, limit: Duration) {
-    let sleep = tokio::time::sleep(limit);
-    tokio::pin!(sleep);
+/// Resolves once the upstream, asked at `asked`, has owed the response head for `limit`. The clock starts anew with every chunk of
+/// the request body, and stands still while the client owes the next one (its own stall deadline bounds that).
+pub(super) async fn overdue(alarm: &mut Alarm, sending: Option<&Sending>, asked: Instant, limit: Duration) {
+    let mut due = asked + limit;
     loop {
-        sleep.as_mut().await;
+        alarm.reaches(due).await;
         let Some(sending) = sending else { return };
         let now = Instant::now();
-        let due = sending.due(now, limit);
+        due = sending.due(now, limit);
         if due <= now {
             return;
         }
-        sleep.as_mut().reset(due);
     }
 }
 

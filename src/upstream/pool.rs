@@ -16,7 +16,7 @@ use super::connect::{Failure, Incoming, Socket, StreamCap, Wire, dial};
 use super::h1;
 use super::outgoing::{self, Outgoing, Sending};
 use super::server::{Server, Spoken};
-use super::{Body, ForwardError, ForwardErrorKind, Reply, ReplyBody, Sent, Upstream};
+use super::{Alarm, Body, ForwardError, ForwardErrorKind, Reply, ReplyBody, Sent, Upstream};
 
 /// Idle HTTP/1 connections kept per server and worker.
 const MAX_IDLE: usize = 512;
@@ -40,6 +40,7 @@ pub(super) struct Outstanding {
     keep: Duration,
     /// Of a shared connection.
     stream: Option<Stream>,
+    alarm: Alarm,
 }
 
 /// By `Server::id`. Never locked across an await.
@@ -56,6 +57,7 @@ struct Shelf {
 
 struct Idle {
     connection: Box<h1::Connection<Socket>>,
+    alarm: Alarm,
     since: Instant,
     keep: Duration,
 }
@@ -77,6 +79,9 @@ struct Streams {
 struct Lease {
     wire: Wire,
     stream: Option<Stream>,
+    /// What its requests waited by, where it was kept.
+    alarm: Alarm,
+    since: Instant,
 }
 
 /// One stream of a shared connection.
@@ -266,13 +271,13 @@ impl Default for Pool {
 
 impl Outstanding {
     /// Its connection may serve again.
-    pub fn keep(self, connection: Box<h1::Connection<Socket>>) {
-        self.shelves.put(&self.server, connection, self.keep);
+    pub fn keep(mut self, connection: Box<h1::Connection<Socket>>) {
+        self.shelves.put(&self.server, connection, std::mem::take(&mut self.alarm), self.keep);
     }
 
     fn begin(server: Arc<Server>, shelves: Arc<Shelves>, keep: Duration) -> Self {
         server.begin();
-        Self { server, shelves, keep, stream: None }
+        Self { server, shelves, keep, stream: None, alarm: Alarm::default() }
     }
 
     /// A stream makes room for one who waits; a connection does when it is closed, or kept.
@@ -289,7 +294,7 @@ impl Outstanding {
         request: Box<Request<Outgoing>>,
         sending: Option<&Sending>,
     ) -> Result<Response<Incoming>, Attempt> {
-        self.stream = lease.stream;
+        (self.stream, self.alarm) = (lease.stream, lease.alarm);
         let sent = request.extensions().get::<Sent>().cloned();
         if let Some(sent) = &sent {
             sent.set(true);
@@ -297,7 +302,7 @@ impl Outstanding {
         let outcome = tokio::select! {
             biased;
             outcome = lease.wire.exchange(&self.server, request) => outcome,
-            () = outgoing::overdue(sending, limit) => {
+            () = outgoing::overdue(&mut self.alarm, sending, lease.since, limit) => {
                 self.release();
                 let cause = format!("no response head within {limit:?}");
                 return Err(Attempt::Failed(ForwardError::new(ForwardErrorKind::Timeout, false, cause)));
@@ -346,18 +351,19 @@ impl Shelves {
         let now = Instant::now();
         while let Some(idle) = shelf.idle.pop() {
             if idle.is_young(now) {
-                return Some(Lease { wire: Wire::H1(idle.connection), stream: None });
+                return Some(Lease { wire: Wire::H1(idle.connection), stream: None, alarm: idle.alarm, since: now });
             }
         }
         None
     }
 
-    fn put(&self, server: &Arc<Server>, connection: Box<h1::Connection<Socket>>, keep: Duration) {
+    fn put(&self, server: &Arc<Server>, connection: Box<h1::Connection<Socket>>, mut alarm: Alarm, keep: Duration) {
+        alarm.rest();
         {
             let mut shelves = self.lock();
             let shelf = Shelf::of(&mut shelves, server);
             if shelf.idle.len() < MAX_IDLE {
-                shelf.idle.push(Idle { connection, since: Instant::now(), keep });
+                shelf.idle.push(Idle { connection, alarm, since: Instant::now(), keep });
             }
         }
         server.capacity.free();
@@ -394,7 +400,7 @@ impl Shelves {
                 server.capacity.free();
                 lease
             }
-            h1 @ Wire::H1(_) => Lease { wire: h1, stream: None },
+            h1 @ Wire::H1(_) => Lease::fresh(h1, None),
         };
         drop(turn);
         Ok(lease)
@@ -434,6 +440,12 @@ impl Shelf {
     }
 }
 
+impl Lease {
+    fn fresh(wire: Wire, stream: Option<Stream>) -> Self {
+        Self { wire, stream, alarm: Alarm::default(), since: Instant::now() }
+    }
+}
+
 impl Idle {
     fn is_young(&self, now: Instant) -> bool {
         now.saturating_duration_since(self.since) < self.keep
@@ -447,7 +459,7 @@ impl Idle {
 impl Shared {
     fn lease(&self) -> Lease {
         self.streams.count.fetch_add(1, Ordering::Relaxed);
-        Lease { wire: Wire::H2(self.sender.clone(), self.cap.clone()), stream: Some(Stream(self.streams.clone())) }
+        Lease::fresh(Wire::H2(self.sender.clone(), self.cap.clone()), Some(Stream(self.streams.clone())))
     }
 
     fn is_wanted(&self, now: Instant) -> bool {

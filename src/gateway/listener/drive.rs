@@ -2,11 +2,13 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
-use std::task::Poll;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+use crate::upstream::Alarm;
 
 use super::wire::Watch;
 
@@ -77,8 +79,7 @@ where
     let mut course = Course::new(patience);
     let mut stopped = pin!(stop.cancelled());
     let mut stopping = false;
-    let mut timer = pin!(sleep_until(course.deadline().unwrap_or_else(Instant::now)));
-    let mut armed = course.deadline();
+    let mut alarm = Alarm::default();
     poll_fn(move |cx| {
         if !stopping && stopped.as_mut().poll(cx).is_ready() {
             stopping = true;
@@ -94,22 +95,7 @@ where
                 return Poll::Ready(End::Stalled);
             }
             let Some(deadline) = course.deadline() else { return Poll::Pending };
-            // A timer that is due too early is left alone: setting it anew for each request would cost more than it saves.
-            let at = match armed {
-                Some(at) if at <= deadline => at,
-                _ => {
-                    timer.as_mut().reset(deadline);
-                    deadline
-                }
-            };
-            armed = Some(at);
-            if timer.as_mut().poll(cx).is_pending() {
-                return Poll::Pending;
-            }
-            armed = None;
-            if at < deadline {
-                continue;
-            }
+            ready!(alarm.poll(deadline, cx));
             match course.expire(watch) {
                 Err(end) => return Poll::Ready(end),
                 Ok(wish) => ask(connection.as_mut(), wish),
