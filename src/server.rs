@@ -313,6 +313,10 @@ impl Roof {
             .attempt(move || Prepared::load(&roof.path, Some(&roof)))
             .await
             .map_err(|error| format!("the configuration could not be read: {error}\n"))?;
+        if self.draining.load(Ordering::SeqCst) {
+            // Doors that it opened now would never close.
+            return Err("the gateway is stopping\n".to_owned());
+        }
         match loaded.and_then(|(loaded, found)| loaded.bind(found, Some(self))) {
             Ok((mut prepared, found)) => {
                 prepared.upstreams = self.upstreams.prepare(&prepared.config.upstreams, prepared.tls.upstream_clients());
@@ -460,7 +464,10 @@ impl Roof {
                 () = stop.cancelled() => return,
                 Some(turned) = OptionFuture::from(turning.as_mut()) => (watch, turning) = (Some(turned), None),
                 () = self.retarget.notified(), if turning.is_none() => turning = Some(Box::pin(self.watching(watch.take()))),
-                Some(()) = OptionFuture::from(watch.as_mut().map(Watch::changed)) => self.reload_unasked().await,
+                Some(()) = OptionFuture::from(watch.as_mut().map(Watch::changed)) => tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = self.reload_unasked() => {}
+                },
                 _ = sweep.tick() => self.sweep(),
             }
         }

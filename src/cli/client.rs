@@ -159,6 +159,8 @@ mod tests {
         assert_eq!(socket_of(behind), PathBuf::from("run/a.sock"), "behind the sites");
         let quoted = "note = \"\"\"\n[[site]]\n\"\"\"\nlisten.admin = \"run/a.sock\"";
         assert_eq!(socket_of(quoted), PathBuf::from("run/a.sock"), "behind what only looks like one");
+        let cut = "[listen]\nnote = \"\"\"\n[[site]]\n\"\"\"\nadmin = \"run/a.sock\"";
+        assert_eq!(socket_of(cut), PathBuf::from("run/a.sock"), "in a table that only seems to end there");
     }
 
     #[test]

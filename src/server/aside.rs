@@ -34,57 +34,62 @@ impl Stand {
     }
 }
 
-/// Runs `work` on a thread of its own behind everybody else: a worker never waits for it, and nothing that a worker waits for may be
-/// locked in it. For what nobody waits for.
+/// Runs `work` on a thread of its own behind everybody else. Under a flood it takes long; no lock of ours that a worker takes may be
+/// taken in it, since who stands behind may hold it for as long.
 pub(super) async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
     told(spawn(Stand::Behind, work)?.await)
 }
 
-/// Where reloads are worked on. Of its threads one at most stands behind everybody else, so that a flood cannot pile up any.
-#[derive(Default)]
+/// Where reloads are worked on, and what they replaced is let go of: each by one thread at most that stands behind everybody else, so
+/// that a flood cannot pile up any.
 pub(super) struct Backroom {
-    /// Held by that one.
-    only: Arc<()>,
+    patience: Duration,
+    /// Held by those threads.
+    loading: Arc<()>,
+    retiring: Arc<()>,
+}
+
+impl Default for Backroom {
+    fn default() -> Self {
+        Self { patience: PATIENCE, loading: Arc::default(), retiring: Arc::default() }
+    }
 }
 
 impl Backroom {
-    /// Runs `work` [`aside`]; where that is not done within a second, since every processor is wanted, a second thread does it too, one
-    /// that only steps back. The first to end is heard.
+    /// Runs `work` [`aside`]; where that is not done within a second a second thread does it too, one that only steps back. The first
+    /// to end is heard; while the other lags, what comes next is done by the second kind alone.
     pub async fn attempt<T: Send + 'static>(&self, work: impl Fn() -> T + Send + Sync + 'static) -> io::Result<T> {
         let work = Arc::new(work);
         let again = Arc::clone(&work);
-        let (stand, held) = self.enter();
-        let mut first = spawn(stand, move || (work(), drop(held)).0)?;
-        if let Stand::Back = stand {
-            return told(first.await);
-        }
+        let Some(held) = take(&self.loading) else { return told(spawn(Stand::Back, move || again())?.await) };
+        let mut first = spawn(Stand::Behind, move || (work(), drop(held)).0)?;
         tokio::select! {
             done = &mut first => return told(done),
-            () = tokio::time::sleep(PATIENCE) => {}
+            () = tokio::time::sleep(self.patience) => {}
         }
-        let second = spawn(Stand::Back, move || again())?;
+        let Ok(second) = spawn(Stand::Back, move || again()) else { return told(first.await) };
         tokio::select! {
             done = first => told(done),
             done = second => told(done),
         }
     }
 
-    /// Lets go of something large once nobody else uses it, so that no worker is the one to free it. What is still in use after a
-    /// second is freed by who uses it last. Nobody waits for it.
+    /// Lets go of something large once nobody else uses it, so that no worker is the one to free it; nobody waits for that. What is
+    /// still in use after a second, or comes while something else is let go of, is freed by who uses it last.
     pub fn retire<T: Send + Sync + 'static>(&self, old: Arc<T>) {
-        let (stand, held) = self.enter();
+        let Some(held) = take(&self.retiring) else { return };
         let free = move || {
             drop(last_of(old, || std::thread::sleep(LOOK)));
             drop(held);
         };
         // A thread that cannot be made leaves it to the others too.
-        let _ = spawn(stand, free);
+        let _ = spawn(Stand::Behind, free);
     }
+}
 
-    fn enter(&self) -> (Stand, Option<Arc<()>>) {
-        let free = Arc::strong_count(&self.only) == 1;
-        if free { (Stand::Behind, Some(Arc::clone(&self.only))) } else { (Stand::Back, None) }
-    }
+/// `None` where somebody holds the place.
+fn take(place: &Arc<()>) -> Option<Arc<()>> {
+    (Arc::strong_count(place) == 1).then(|| Arc::clone(place))
 }
 
 fn spawn<T: Send + 'static>(stand: Stand, work: impl FnOnce() -> T + Send + 'static) -> io::Result<oneshot::Receiver<T>> {
@@ -147,23 +152,37 @@ mod tests {
         assert_eq!((looks, Arc::strong_count(&user)), (LOOKS, 1));
     }
 
+    #[test]
+    fn what_comes_while_something_is_let_go_of_is_freed_by_who_uses_it_last() {
+        let (room, user) = (Backroom::default(), Arc::new(7));
+        room.retire(Arc::clone(&user));
+        let (tell, told) = std::sync::mpsc::channel();
+        room.retire(Arc::new(Large(tell)));
+        assert_ne!(told.recv().unwrap().as_deref(), Some("doorward-aside"));
+    }
+
     fn stand() -> (Scheduler, i32) {
         (get_scheduler(Pid::current_thread()).unwrap(), rustix::process::getpriority_process(None).unwrap())
     }
 
-    #[tokio::test]
-    async fn aside_is_behind_everybody_else_and_a_panic_there_is_an_error() {
-        let here = stand();
-        assert_eq!(aside(stand).await.unwrap().0, Scheduler::SCHED_IDLE);
-        assert_eq!(Backroom::default().attempt(stand).await.unwrap().0, Scheduler::SCHED_IDLE);
-        assert_eq!(stand(), here);
-        assert!(aside(|| panic!("on purpose")).await.is_err());
-        assert!(Backroom::default().attempt(|| panic!("on purpose")).await.is_err());
+    fn room(patience: Duration) -> Backroom {
+        Backroom { patience, ..Backroom::default() }
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
+    async fn aside_is_behind_everybody_else_and_a_panic_there_is_an_error() {
+        let (here, room) = (stand(), room(Duration::MAX));
+        assert_eq!(aside(stand).await.unwrap().0, Scheduler::SCHED_IDLE);
+        assert_eq!(room.attempt(stand).await.unwrap().0, Scheduler::SCHED_IDLE);
+        assert_eq!(stand(), here);
+        assert!(aside(|| panic!("on purpose")).await.is_err());
+        assert!(room.attempt(|| panic!("on purpose")).await.is_err());
+        assert!(take(&room.loading).is_some(), "a panic leaves the place");
+    }
+
+    #[tokio::test]
     async fn what_lags_behind_is_done_again_by_one_that_only_steps_back_and_no_second_one_lags() {
-        let (room, here) = (Backroom::default(), stand());
+        let (room, here) = (room(Duration::ZERO), stand());
         let stepped_back = (here.0, (here.1 + NICENESS).min(19));
         let (release, held) = std::sync::mpsc::channel::<()>();
         let held = std::sync::Mutex::new(held);
@@ -177,9 +196,8 @@ mod tests {
         assert_eq!(done.await.unwrap(), stepped_back);
         assert_eq!(room.attempt(stand).await.unwrap(), stepped_back, "the first one lags still");
         drop(release);
-        while Arc::strong_count(&room.only) > 1 {
-            std::thread::yield_now();
+        while take(&room.loading).is_none() {
+            tokio::time::sleep(LOOK).await;
         }
-        assert_eq!(room.attempt(stand).await.unwrap().0, Scheduler::SCHED_IDLE);
     }
 }

@@ -11,7 +11,7 @@ use crate::gateway::listener::{self, ListenerKind, Sockets};
 use crate::tls::{self, TlsState};
 use crate::upstream::Upstream;
 
-/// A config made ready: everything that can fail has been done, nothing live was touched.
+/// A config made ready: once it is bound, everything that can fail has been done, and nothing live was touched.
 pub(super) struct Prepared {
     pub config: Arc<Config>,
     pub tls: Arc<TlsState>,
@@ -23,7 +23,7 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
-    /// Loads and checks everything behind a config, and opens nothing: it may be done twice at once. Fails closed: with any error
+    /// Loads and checks everything behind a config, and binds nothing: it may be done twice at once. Fails closed: with any error
     /// nothing comes of it.
     pub fn load(path: &Path, live: Option<&Roof>) -> Result<(Self, Diagnostics), Diagnostics> {
         let mut read = Prints::of(live.map_or_else(|| vec![path.to_path_buf()], Roof::files));

@@ -14,7 +14,7 @@ pub mod h1;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, ToSocketAddrs};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak, mpsc};
@@ -24,7 +24,7 @@ use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use tokio::time::Instant;
 
-use crate::config::{HealthSpec, UpstreamSpec, UpstreamTimeouts};
+use crate::config::{HealthSpec, ServerUrl, UpstreamSpec, UpstreamTimeouts};
 use crate::events::Events;
 use crate::policy::Name;
 
@@ -119,7 +119,8 @@ pub struct ServerStatus {
 /// Servers of every snapshot still alive, and those of the committed one.
 #[derive(Default)]
 struct Registry {
-    known: Vec<Weak<Server>>,
+    /// The newest last.
+    known: HashMap<(Name, ServerUrl), Vec<Weak<Server>>>,
     live: Vec<Watched>,
 }
 
@@ -143,7 +144,10 @@ impl Upstreams {
     /// Fails closed: an `https` server without a TLS configuration can never be connected.
     pub fn prepare(&self, specs: &[UpstreamSpec], clients: &[Option<Arc<rustls::ClientConfig>>]) -> Vec<Arc<Upstream>> {
         let mut registry = self.registry();
-        registry.known.retain(|server| server.strong_count() > 0);
+        registry.known.retain(|_, servers| {
+            servers.retain(|server| server.strong_count() > 0);
+            !servers.is_empty()
+        });
         specs
             .iter()
             .enumerate()
@@ -195,11 +199,11 @@ impl Upstreams {
         &self,
         registry: &mut Registry,
         spec: &UpstreamSpec,
-        url: &crate::config::ServerUrl,
+        url: &ServerUrl,
         tls: Option<&Arc<rustls::ClientConfig>>,
     ) -> Arc<Server> {
-        let namesakes: Vec<Arc<Server>> =
-            registry.known.iter().filter_map(Weak::upgrade).filter(|server| server.is_at(&spec.name, url)).collect();
+        let known = registry.known.entry((spec.name.clone(), url.clone())).or_default();
+        let namesakes: Vec<Arc<Server>> = known.iter().filter_map(Weak::upgrade).collect();
         if let Some(same) = namesakes.iter().find(|server| server.uses_tls(tls)) {
             return same.clone();
         }
@@ -208,7 +212,7 @@ impl Upstreams {
         if let Some(older) = namesakes.last() {
             server.inherit_health(older);
         }
-        registry.known.push(Arc::downgrade(&server));
+        known.push(Arc::downgrade(&server));
         server
     }
 

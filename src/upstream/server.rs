@@ -147,10 +147,6 @@ impl Server {
         }
     }
 
-    pub fn is_at(&self, upstream: &Name, url: &ServerUrl) -> bool {
-        self.upstream == *upstream && self.url == *url
-    }
-
     /// Whether it is reached with this very TLS configuration, by identity.
     pub fn uses_tls(&self, tls: Option<&Arc<rustls::ClientConfig>>) -> bool {
         match (&self.tls, tls.filter(|_| self.url.scheme == ServerScheme::Https)) {

@@ -187,6 +187,23 @@ fn the_drain_deadline_is_the_one_of_the_last_reload() {
 }
 
 #[test]
+fn a_gateway_that_drains_takes_no_new_config() {
+    let house = house("10m");
+    let mut gateway = house.start();
+    run(async {
+        let mut socket = Socket::open(gateway.visitor([7, 9]).tls().await.expect("a connection")).await;
+        socket.echo("open").await.expect("an echo");
+        gateway.signal("TERM");
+        gateway.says("doorward draining: ");
+        let refused = house.doorward(&["reload"]);
+        let told = String::from_utf8_lossy(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(78), "{told}");
+        assert!(told.contains("the gateway is stopping"), "{told}");
+    });
+    assert_eq!(gateway.ended().code(), Some(0));
+}
+
+#[test]
 fn what_was_told_before_the_end_is_in_the_logs() {
     let house = house("2s");
     let mut gateway = house.start();
