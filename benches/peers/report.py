@@ -114,7 +114,8 @@ def ratios(result, ours):
 
 def verdict(values, target):
     reached = statistics.median(values) / target
-    return "met" if reached <= 1 else f"missed by {(reached - 1) * 100:.0f} %"
+    over = (reached - 1) * 100
+    return "met" if over <= 0 else f"missed by {over:.{0 if over >= 1 else 1}f} %"
 
 
 def throughput(result):
