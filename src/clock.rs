@@ -1,9 +1,13 @@
 //! The only place that reads the system's clocks. Decisions take a [`Now`]; deadlines of sockets run on timers.
 
+mod alarm;
+
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+
+pub use alarm::Alarm;
 
 /// One reading of both clocks, taken once per decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

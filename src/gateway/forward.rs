@@ -19,8 +19,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::coop;
 use tokio::time::Instant;
 
+use crate::clock::Alarm;
 use crate::policy::Permit;
-use crate::upstream::{Alarm, Body, BodyError, ForwardError, ForwardErrorKind, Pool, Reply, ReplyBody, Sent, Tunnel, Upstream};
+use crate::upstream::{Body, BodyError, ForwardError, ForwardErrorKind, Pool, Reply, ReplyBody, Sent, Tunnel, Upstream};
 
 use super::inbound::Inbound;
 use super::{Worker, headers};

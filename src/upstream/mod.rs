@@ -1,6 +1,5 @@
 //! The application's side: servers, their health, pooled connections.
 
-mod alarm;
 mod capacity;
 mod connect;
 mod health;
@@ -28,7 +27,6 @@ use crate::config::{HealthSpec, ServerUrl, UpstreamSpec, UpstreamTimeouts};
 use crate::events::Events;
 use crate::policy::Name;
 
-pub use alarm::Alarm;
 pub use pool::Pool;
 pub use reply::{Reply, ReplyBody, Tunnel};
 use server::Server;

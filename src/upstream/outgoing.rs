@@ -13,7 +13,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::Instant;
 
-use super::{Alarm, Body, BodyError, ForwardErrorKind};
+use crate::clock::Alarm;
+
+use super::{Body, BodyError, ForwardErrorKind};
 
 /// The request body as a connection pulls it. Request trailers end here: they would carry fields past every check.
 pub(super) struct Outgoing {

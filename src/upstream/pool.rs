@@ -10,13 +10,14 @@ use http::{Method, Request, Response};
 use hyper::client::conn::http2;
 use tokio::time::Instant;
 
+use crate::clock::Alarm;
 use crate::config::ServerScheme;
 
 use super::connect::{Failure, Incoming, Socket, StreamCap, Wire, dial};
 use super::h1;
 use super::outgoing::{self, Outgoing, Sending};
 use super::server::{Server, Spoken};
-use super::{Alarm, Body, ForwardError, ForwardErrorKind, Reply, ReplyBody, Sent, Upstream};
+use super::{Body, ForwardError, ForwardErrorKind, Reply, ReplyBody, Sent, Upstream};
 
 /// Idle HTTP/1 connections kept per server and worker.
 const MAX_IDLE: usize = 512;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::upstream::Alarm;
+use crate::clock::Alarm;
 
 use super::wire::Watch;
 

@@ -29,12 +29,12 @@ impl Alarm {
     }
 
     /// Resolves once `due` has come.
-    pub(super) async fn reaches(&mut self, due: Instant) {
+    pub async fn reaches(&mut self, due: Instant) {
         poll_fn(|cx| self.poll(due, cx)).await;
     }
 
     /// Nobody waits for it any more: it lets go of who did.
-    pub(super) fn rest(&mut self) {
+    pub fn rest(&mut self) {
         if let Some(sleep) = &mut self.0 {
             // One that has spent its budget would keep its place.
             let _ = pin!(unconstrained(sleep.as_mut())).poll(&mut Context::from_waker(Waker::noop()));
