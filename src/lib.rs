@@ -5,8 +5,8 @@
 //! `tests/it/architecture.rs` holds it to that. Read [`gateway`] first: `Worker::handle` is one request, top to bottom.
 //!
 //! **Floor 0, the pure decision core.** [`clock`] is where decisions get the time, and the timer of deadlines; [`net`] says what
-//! one client is. [`policy`] holds routes, identities, logins, bans, bots, approvals and limits as values, and `Policy::decide`, the only
-//! maker of permits. No I/O, no lock; `now` is a parameter.
+//! one client is. [`policy`] holds routes, identities, logins, bans, bots, approvals and limits as values, and `Policy::decide`,
+//! the only maker of permits. No I/O, no lock; `now` is a parameter.
 //!
 //! **Floor 1, files to values.** [`config`] reads what the file says and compiles what it means, every error at once.
 //!

@@ -19,7 +19,11 @@ pub const ENDPOINTS: &[(&str, &str, &str)] = &[
     ("GET", "/", "this list"),
     ("GET", "/status", "generation, uptime, sites, upstreams, certificates, table sizes"),
     ("GET", "/config", "the live file and its generation"),
-    ("POST", "/reload", "take over the file; 422 with the errors when it is not good, and the old one lives on"),
+    (
+        "POST",
+        "/reload",
+        "take over the file; 422 with the errors when it is not good, and the old one lives on; 503 while the gateway drains",
+    ),
     ("GET", "/bans", "live bans"),
     ("GET", "/bans/show?key=KEY", "live bans that cover a key"),
     ("POST", "/bans/add", "ban a key: {key, for?, reason?}"),

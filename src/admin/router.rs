@@ -90,6 +90,8 @@ async fn apply(admin: &Admin, path: &str, change: Change) -> Handled {
 async fn reload(admin: &Admin) -> Handled {
     match admin.control.reload().await {
         Ok(TakenOver { generation, warnings }) => json(&Reloaded { generation, path: live_config(admin).path, warnings }),
+        // The file is not at fault.
+        Err(stopping) if admin.control.ready().is_err() => Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, stopping)),
         Err(diagnostics) => Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, diagnostics).help("the old config lives on")),
     }
 }
