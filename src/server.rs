@@ -83,6 +83,8 @@ pub struct Bound {
 pub enum StartError {
     /// The file or what it names. Exit status 78.
     Config(Diagnostics),
+    /// An address that the machine does not give now: at another time it may. Exit status 1, so that a service manager tries again.
+    Address(Diagnostics),
     /// The state, or the machine. Exit status 1.
     Io(String),
 }
@@ -139,8 +141,8 @@ impl Roof {
     fn start(path: &Path, options: Options) -> Result<Live, StartError> {
         let clock = options.clock.clone().unwrap_or_else(Clock::system);
         let now = clock.now();
-        let loaded = Prepared::load(path, None).and_then(|(loaded, found)| loaded.bind(found, None));
-        let (mut prepared, warnings) = loaded.map_err(StartError::Config)?;
+        let (loaded, found) = Prepared::load(path, None).map_err(StartError::Config)?;
+        let (mut prepared, warnings) = loaded.bind(found, None).map_err(StartError::Address)?;
         let config = Arc::clone(&prepared.config);
         if options.process && !warnings.list.is_empty() {
             anstream::eprint!("{}", warnings.render(true));

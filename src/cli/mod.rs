@@ -21,10 +21,10 @@ mod status;
 /// Exit statuses, as the manual lists them.
 const EXIT_STATUS: &[(u8, &str)] = &[
     (0, "done"),
-    (1, "failed, also where the state cannot be used; the message on stderr says why"),
+    (1, "failed, also where the state cannot be used or an address cannot be opened; the message on stderr says why"),
     (2, "the command line is wrong"),
     (69, "no gateway answers on the admin socket"),
-    (78, "the config is bad or what it names (certificates, keys, CRLs, logs, addresses), or could not be read"),
+    (78, "the config is bad or what it names (certificates, keys, CRLs, logs), or could not be read"),
 ];
 
 #[derive(Debug, Parser)]

@@ -21,6 +21,7 @@ pub(super) fn run(config: &Path) -> Outcome {
     match server::run(config, Options { process: true, ..Options::default() }) {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(StartError::Config(diagnostics)) => Err(Failure::Config(diagnostics.render(output::colour()))),
+        Err(StartError::Address(diagnostics)) => Err(Failure::Failed(diagnostics.render(output::colour()))),
         Err(StartError::Io(error)) => Err(Failure::Failed(error)),
     }
 }

@@ -316,6 +316,29 @@ fn check_beside_a_live_gateway_is_fine_and_creates_nothing_anywhere() {
 }
 
 #[test]
+fn an_address_that_is_not_to_be_had_now_is_a_failed_start_and_no_bad_config() {
+    let mut stage = stage();
+    let good = std::fs::read_to_string(&stage.config).expect("a config");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = taken.local_addr().expect("bound").to_string();
+    stage.close().expect("it ends well");
+    for (key, address, cure) in [
+        ("https = [\"127.0.0.1:0\"]", port.clone(), "another program listens there"),
+        ("metrics = \"127.0.0.1:0\"", port.clone(), "another program listens there"),
+        ("http = [\"127.0.0.1:0\"]", "192.0.2.1:80".to_owned(), "no interface of this host has that address"),
+    ] {
+        assert!(good.contains(key), "{good}");
+        std::fs::write(&stage.config, good.replace(key, &key.replace("127.0.0.1:0", &address))).expect("writable");
+        // What a service manager starts again: see `RestartPreventExitStatus` of the unit.
+        let failed = doorward(&stage, &["run"]);
+        assert_eq!((failed.status.code(), out(&failed).as_str()), (Some(1), ""), "{}", err(&failed));
+        for part in [&*address, "doorward.toml:", cure] {
+            assert!(err(&failed).contains(part), "{part}: {}", err(&failed));
+        }
+    }
+}
+
+#[test]
 fn check_looks_where_logs_and_the_admin_socket_would_be_and_makes_neither() {
     let stage = stage();
     let good = std::fs::read_to_string(&stage.config).expect("a config");

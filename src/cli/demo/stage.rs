@@ -200,7 +200,7 @@ fn start(
 
 fn start_error(error: StartError) -> Error {
     match error {
-        StartError::Config(found) => found.render(false).into(),
+        StartError::Config(found) | StartError::Address(found) => found.render(false).into(),
         StartError::Io(error) => error.into(),
     }
 }
