@@ -41,7 +41,7 @@ use crate::upstream::{Upstream, Upstreams};
 use aside::{Backroom, aside};
 pub use check::{Fault, Refused, check};
 use prepare::{Prepared, cannot_open_admin, probe_logs, wanted};
-use process::{announce, say_draining, say_on_stderr, say_stopped, watch_signals};
+use process::{announce, say_draining, say_on_stderr, say_reloaded, say_stopped, watch_signals};
 use watch::{Prints, Watch};
 use workers::Crew;
 
@@ -299,11 +299,7 @@ impl Roof {
     async fn reload_unasked(self: &Arc<Self>) {
         let outcome = self.reload().await;
         if self.process {
-            match outcome {
-                Ok(TakenOver { warnings, .. }) if warnings.is_empty() => {}
-                Ok(TakenOver { warnings, .. }) => anstream::eprintln!("{}", warnings.join("\n\n")),
-                Err(errors) => anstream::eprintln!("{errors}doorward: the old configuration lives on"),
-            }
+            say_reloaded(outcome.map(|taken| taken.warnings));
         }
     }
 

@@ -38,11 +38,20 @@ pub(super) fn say_stopped(cut: usize) {
     say(stopped(cut));
 }
 
-/// In one piece: logs may go the same way. A reader that is stuck holds up no stop, and who closed stderr does not wait for it.
+/// What a reload that nobody waits for has to tell: its warnings, or why there was none.
+pub(super) fn say_reloaded(outcome: Result<Vec<String>, String>) {
+    match outcome {
+        Ok(warnings) if warnings.is_empty() => {}
+        Ok(warnings) => say(format!("{}\n", warnings.join("\n\n"))),
+        Err(errors) => say(format!("{errors}doorward: the old configuration lives on\n")),
+    }
+}
+
+/// In one piece: logs may go the same way. A reader that is stuck holds up nothing, and who closed stderr does not wait for it.
 fn say(line: String) {
     let (done, written) = mpsc::channel();
     let writing = std::thread::Builder::new().spawn(move || {
-        let _ = std::io::stderr().write_all(line.as_bytes());
+        let _ = anstream::stderr().write_all(line.as_bytes());
         let _ = done.send(());
     });
     if writing.is_ok() {

@@ -155,7 +155,7 @@ impl Drop for Unread {
 }
 
 #[test]
-fn a_stop_does_not_wait_for_whoever_does_not_read_stderr() {
+fn neither_a_reload_nor_a_stop_waits_for_whoever_does_not_read_stderr() {
     let house = house("1s");
     let mut command = Command::new(env!("CARGO_BIN_EXE_doorward"));
     let command = command.arg("--config").arg(&house.config).arg("run").stdout(Stdio::null()).stderr(Stdio::piped());
@@ -165,7 +165,15 @@ fn a_stop_does_not_wait_for_whoever_does_not_read_stderr() {
     let full = format!("dd if=/dev/zero of=/proc/{pid}/fd/2 bs=4096 oflag=nonblock 2>&1");
     let filled = Command::new("sh").args(["-c", &full]).output().expect("sh runs");
     assert!(String::from_utf8_lossy(&filled.stdout).contains("unavailable"), "the pipe takes no more: {filled:?}");
-    assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill(1) runs").success());
+    let signal = |name| assert!(Command::new("kill").args([name, &*pid]).status().expect("kill(1) runs").success());
+    let good = std::fs::read_to_string(&house.config).expect("a config");
+    std::fs::write(&house.config, "no config").expect("writable");
+    signal("-HUP");
+    let events = house.state().join("events.log");
+    eventually("a reload that is refused", || lines_with(&events, &["\"config.refused\""]).pop());
+    std::fs::write(&house.config, good).expect("writable");
+    assert!(house.doorward(&["reload"]).status.success(), "it goes on");
+    signal("-TERM");
     let status = eventually("its end", || gateway.0.try_wait().expect("a child"));
     assert_eq!(status.code(), Some(0));
 }
