@@ -95,7 +95,7 @@ pub struct BanView {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AddBan {
-    /// `ADDRESS`, `PREFIX`, `account:NAME` or `identity:SET:NAME`.
+    /// `ADDRESS`, `PREFIX`, `account:NAME`, `identity:SET:NAME` or `identity:APPROVAL`.
     pub key: String,
     /// `"2h"`; absent: until it is lifted.
     #[serde(default, rename = "for", skip_serializing_if = "Option::is_none")]

@@ -31,7 +31,7 @@ pub(super) async fn add(admin: &Admin, change: Change) -> Handled {
     let asked: AddBan = change.parse()?;
     let config = admin.control.config();
     let key = parse_key(&asked.key, &config)?;
-    refuse_unknown(&key, &config)?;
+    refuse_unknown(admin, &key, &config)?;
     refuse_too_wide(&key)?;
     refuse_our_own(&key, &config)?;
     let now = admin.clock.now();
@@ -74,16 +74,17 @@ pub(super) async fn lift(admin: &Admin, change: Change) -> Handled {
 
 fn parse_key(text: &str, config: &Config) -> Result<BanKey, Refusal> {
     BanKey::parse(text.trim(), config.ipv6_prefix)
-        .map_err(|why| Refusal::bad(why).help("a key is ADDRESS, PREFIX, account:NAME or identity:SET:NAME"))
+        .map_err(|why| Refusal::bad(why).help("a key is ADDRESS, PREFIX, account:NAME, identity:SET:NAME or identity:APPROVAL"))
 }
 
-/// A ban of a set that does not exist would hold nobody.
-fn refuse_unknown(key: &BanKey, config: &Config) -> Result<(), Refusal> {
+/// A ban of a set or of an approval that does not exist would hold nobody.
+fn refuse_unknown(admin: &Admin, key: &BanKey, config: &Config) -> Result<(), Refusal> {
     match key {
-        BanKey::Identity(key) => {
-            let set = key.split_once(':').map_or(&**key, |(set, _)| set);
-            super::approvals::known_set(set, config).map_err(Refusal::bad)
-        }
+        BanKey::Identity(key) => match key.split_once(':') {
+            Some((set, _)) => super::approvals::known_set(set, config).map_err(Refusal::bad),
+            None if admin.approvals.get(key).is_some() => Ok(()),
+            None => Err(Refusal::bad(format!("there is no approval {key}")).help("`doorward approvals list` shows them")),
+        },
         BanKey::Net(_) | BanKey::Account(_) => Ok(()),
     }
 }

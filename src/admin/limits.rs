@@ -129,29 +129,28 @@ impl<'a> Question<'a> {
     /// Bans of the client, the identity and the account, and whether each holds this request.
     fn bans(&self, admin: &Admin, config: &Config, now: Now) -> Vec<BanHeld> {
         let explains = config.policy.bans.answer == BanAnswer::Explain;
-        let proven = self.caller.is_some() || self.approval.is_some();
+        let proven = self.proven().is_some();
         let held = |of: &str, ban: BanFact, holds: bool| BanHeld { of: of.to_owned(), until: ends(ban.until), holds };
         let client = admin.bans.of_client(&self.client, now).map(|ban| {
             let holds = ban.always || !(explains && proven);
             held("client", ban, holds)
         });
-        let identity = self
-            .caller
-            .as_ref()
-            .and_then(|caller| admin.bans.of_identity(&caller.key, now))
-            .map(|ban| held("identity", ban, true));
+        let identity = self.proven().and_then(|key| admin.bans.of_identity(key, now)).map(|ban| held("identity", ban, true));
         let account = self.account.as_ref().and_then(|account| admin.bans.of_account(account, now));
         let account = account.map(|ban| held("account", ban, self.is_login()));
         [client, identity, account].into_iter().flatten().collect()
     }
 
     fn guesses(&self, admin: &Admin, now: Now) -> GuessesLeft {
-        let who = match &self.caller {
-            Some(caller) => Guesser::Identity(caller.key.as_str().into()),
-            None => Guesser::Client(self.client.key),
-        };
+        let who = self.proven().map_or(Guesser::Client(self.client.key), |key| Guesser::Identity(key.into()));
         let (failed, reserved, limit) = admin.guesses.peek(&who, now);
         GuessesLeft { failed, reserved, limit, left: limit.saturating_sub(failed).saturating_sub(reserved) }
+    }
+
+    /// Who answers for what is done, where somebody proved who he is.
+    fn proven(&self) -> Option<&str> {
+        let approval = || self.approval.as_deref().map(|approval| approval.id.as_str());
+        self.caller.as_ref().map(|caller| &*caller.key).or_else(approval)
     }
 
     fn is_login(&self) -> bool {

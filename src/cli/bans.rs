@@ -15,7 +15,7 @@ pub(super) const EXAMPLES: &str = "Examples:
   doorward bans add account:alice --reason \"phished\"
   doorward bans lift 203.0.113.7 --reason \"customer called\"
 
-A key is ADDRESS, PREFIX, account:NAME (stops its logins only) or identity:SET:NAME.";
+A key is ADDRESS, PREFIX, account:NAME (stops its logins only), identity:SET:NAME or identity:APPROVAL.";
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
@@ -23,14 +23,14 @@ pub(super) enum Command {
     List(output::Format),
     /// The live bans that cover a key: an address is covered by its prefix's ban too; exits with 1 where there is none
     Show {
-        /// ADDRESS, PREFIX, account:NAME or identity:SET:NAME
+        /// ADDRESS, PREFIX, account:NAME, identity:SET:NAME or identity:APPROVAL
         key: String,
         #[command(flatten)]
         format: output::Format,
     },
     /// Ban a key; on disk before the command returns
     Add {
-        /// ADDRESS, PREFIX, account:NAME or identity:SET:NAME
+        /// ADDRESS, PREFIX, account:NAME, identity:SET:NAME or identity:APPROVAL
         key: String,
         /// How long, as 90s, 15m, 2h, 7d; without it the ban stays until it is lifted
         #[arg(long = "for", value_name = "LENGTH", value_parser = length)]

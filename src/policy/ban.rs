@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::net::{ClientAddr, Nets};
 
+use super::approval;
 use super::login::AccountKey;
 
 /// What a ban holds.
@@ -19,7 +20,7 @@ pub enum BanKey {
     Net(IpNet),
     /// Logins that name this account; `account:NAME` on the command line.
     Account(AccountKey),
-    /// A proven caller, `set:name`; `identity:SET:NAME` on the command line.
+    /// A proven caller, `set:name` or the id of his approval; `identity:SET:NAME` and `identity:APPROVAL` on the command line.
     Identity(super::Name),
 }
 
@@ -98,8 +99,8 @@ impl BanRules {
 }
 
 impl BanKey {
-    /// Reads `ADDRESS`, `PREFIX`, `account:NAME` or `identity:SET:NAME`; an IPv6 address is widened to `ipv6_prefix`.
-    /// A written prefix stays as it is; an IPv4-mapped address or prefix becomes IPv4.
+    /// Reads `ADDRESS`, `PREFIX`, `account:NAME`, `identity:SET:NAME` or `identity:APPROVAL`; an IPv6 address is widened to
+    /// `ipv6_prefix`. A written prefix stays as it is; an IPv4-mapped address or prefix becomes IPv4.
     ///
     /// Fails closed: what is none of these is an error that says what was expected.
     pub fn parse(text: &str, ipv6_prefix: u8) -> Result<Self, String> {
@@ -107,19 +108,23 @@ impl BanKey {
             return AccountKey::new(name).map(Self::Account).ok_or_else(|| format!("`{name}` cannot be the name of an account"));
         }
         if let Some(key) = text.strip_prefix("identity:") {
-            return match key.split_once(':') {
-                Some((set, name)) if !set.is_empty() && !name.is_empty() => Ok(Self::Identity(key.into())),
-                _ => {
-                    Err(format!("`{text}`: write identity:SET:NAME, the set of CAs that vouches and the name in the certificate"))
-                }
+            let names_a_caller = match key.split_once(':') {
+                Some((set, name)) => !set.is_empty() && !name.is_empty(),
+                None => approval::is_id(key),
             };
+            return names_a_caller.then(|| Self::Identity(key.into())).ok_or_else(|| {
+                format!(
+                    "`{text}`: write identity:SET:NAME, the set of CAs that vouches and the name in the certificate, or \
+                     identity:APPROVAL, the id of an approval"
+                )
+            });
         }
         if let Ok(ip) = text.parse::<IpAddr>() {
             return Ok(Self::Net(ClientAddr::new(ip, ipv6_prefix).key.net()));
         }
         match text.parse::<IpNet>() {
             Ok(net) => Ok(Self::Net(crate::net::fold_mapped(net))),
-            Err(_) => Err(format!("`{text}` is not an address, a prefix, account:NAME or identity:SET:NAME")),
+            Err(_) => Err(format!("`{text}` is not an address, a prefix, account:NAME, identity:SET:NAME or identity:APPROVAL")),
         }
     }
 }
@@ -208,12 +213,23 @@ mod tests {
             ("account: Alice ", "account:alice"),
             ("account:identity:x", "account:identity:x"),
             ("identity:acme:spiffe://acme/Sync", "identity:acme:spiffe://acme/Sync"),
+            ("identity:apr-abc234", "identity:apr-abc234"),
         ] {
             assert_eq!(BanKey::parse(text, 64).unwrap().to_string(), canonical, "{text}");
         }
-        for text in
-            ["", "alice", "203.0.113", "1.2.3.4/33", "account:", "account:  ", "identity:acme", "identity::x", "identity:x:"]
-        {
+        for text in [
+            "",
+            "alice",
+            "203.0.113",
+            "1.2.3.4/33",
+            "account:",
+            "account:  ",
+            "identity:acme",
+            "identity::x",
+            "identity:x:",
+            "identity:apr-",
+            "identity:apr-a b",
+        ] {
             assert!(BanKey::parse(text, 64).is_err(), "{text}");
         }
     }

@@ -5,10 +5,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::clock::Clock;
 use crate::config::{self, Config, Diagnostic, Diagnostics, LogTarget, Span};
 use crate::events;
+use crate::policy::Policy;
+use crate::state::accounts::Successes;
 use crate::state::approvals::{Approvals, TokenKey};
+use crate::state::bans::BanTable;
 use crate::state::store::embedded::EmbeddedStore;
+use crate::state::store::{Store, StoreError};
 use crate::tls::TlsState;
 use crate::upstream;
 
@@ -66,7 +71,7 @@ fn state(config: &Config) -> Vec<Diagnostic> {
     }
     match EmbeddedStore::open_read_only(&config.state_dir) {
         Ok(None) => {}
-        Ok(Some(store)) => match Approvals::would_suspend(&store, &config.policy.approvals) {
+        Ok(Some(store)) => match readable(Arc::new(store), &config.policy) {
             Ok(ids) => found.extend(ids.into_iter().map(|id| {
                 Diagnostic::warning(
                     format!("approval {id} would be suspended: its signatures no longer suffice"),
@@ -79,6 +84,14 @@ fn state(config: &Config) -> Vec<Diagnostic> {
         Err(error) => found.push(Diagnostic::error(error.to_string(), here)),
     }
     found
+}
+
+/// Reads every row as a start would; returns the approvals that it would suspend.
+fn readable(store: Arc<dyn Store>, policy: &Policy) -> Result<Vec<String>, StoreError> {
+    let now = Clock::system().now();
+    BanTable::load(Arc::clone(&store), &policy.bans, now)?;
+    Successes::load(Arc::clone(&store), now)?;
+    Approvals::would_suspend(&*store, &policy.approvals)
 }
 
 /// Log files and the admin socket, which a start would open or make. Makes nothing.

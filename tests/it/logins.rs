@@ -10,7 +10,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::support::caller::Caller;
 use crate::support::upstream::{OK, Toy, hear};
 use crate::support::{
-    ACCOUNT, Answer, BASE, LOGIN, OPEN_SITE, Stage, Visitor, browser, credentials, doorward, event, form, open, run, told,
+    ACCOUNT, Answer, BASE, LOGIN, OPEN_SITE, Stage, Visitor, approve, browser, credentials, doorward, event, form, open, run,
+    told,
 };
 
 const WRONG: &str = "wrong";
@@ -439,6 +440,40 @@ fn an_identitys_guesses_count_against_the_identity_and_a_ban_of_its_address_does
             "a certificate that does not hold proves nothing"
         );
     });
+}
+
+#[test]
+fn an_approved_callers_guesses_ban_the_approval_also_after_a_restart_until_it_is_lifted() {
+    let mut stage = open(&site(""));
+    let (id, token) = approve(&stage, &["--method", "POST", "--path", "/login"]);
+    let key = format!("identity:{id}");
+    let guess = async |stage: &Stage, number: u32| {
+        let request = form().header("doorward-approval", &token);
+        let answer = Visitor::new(stage, [1, 1]).send(request, credentials("alice", &format!("x{number}"))).await.unwrap();
+        went(&answer)
+    };
+    run(async {
+        for number in 0..5 {
+            assert_eq!(guess(&stage, number).await, "/login?error=1");
+        }
+        event(&mut stage, &["ban.made", &key]).await;
+        assert_eq!(guess(&stage, 5).await, "403 banned");
+        assert_eq!(Visitor::new(&stage, [1, 1]).get("/").await.unwrap().status, 200, "its address pays nothing");
+    });
+    let explained = ["limits", "explain", "--client", "127.1.1.1", "--approval", &id, "--host", "localhost", "--method", "POST"];
+    let explained = told(&stage, &[&explained[..], &["--path", "/login"]].concat());
+    assert!(explained.contains("identity") && explained.contains("5 failed"), "{explained}");
+    stage.close().expect("it ends well");
+    assert_eq!(doorward(&stage, &["check"]).status.code(), Some(0));
+    stage.reopen().expect("what was written is read");
+    assert!(told(&stage, &["bans", "list"]).contains(&key));
+    run(async { assert_eq!(guess(&stage, 6).await, "403 banned") });
+    told(&stage, &["bans", "lift", &key]);
+    run(async { assert_eq!(guess(&stage, 7).await, "/login?error=1") });
+    told(&stage, &["bans", "add", &key, "--for", "1h"]);
+    run(async { assert_eq!(guess(&stage, 8).await, "403 banned") });
+    let unknown = doorward(&stage, &["bans", "add", "identity:apr-unknown"]);
+    assert!(String::from_utf8_lossy(&unknown.stderr).contains("there is no approval apr-unknown"), "{unknown:?}");
 }
 
 #[test]

@@ -21,6 +21,14 @@ pub use live::LiveApproval;
 
 /// Domain separator of signatures and the implicit assertion of tokens.
 pub const CONTEXT: &str = "doorward-approval-v1";
+/// How the id of every approval begins; what follows are lower-case letters and digits.
+pub const ID_PREFIX: &str = "apr-";
+
+/// Whether this may be the id of an approval; whether there is one with it the register knows.
+pub fn is_id(text: &str) -> bool {
+    let random = text.strip_prefix(ID_PREFIX).unwrap_or_default();
+    !random.is_empty() && random.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+}
 
 /// `[approvals]`, compiled.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -16,7 +16,8 @@ use quick_cache::sync::Cache;
 use crate::clock::Now;
 use crate::policy::Name;
 use crate::policy::approval::{
-    Approval, ApprovalChange, ApprovalFault, ApprovalRules, ApprovalSignature, ApprovalStatus, LiveApproval, Party, Terms,
+    Approval, ApprovalChange, ApprovalFault, ApprovalRules, ApprovalSignature, ApprovalStatus, ID_PREFIX, LiveApproval, Party,
+    Terms,
 };
 
 use super::store::{Change, Durable, Store, StoreError, Table};
@@ -344,7 +345,7 @@ fn fresh_id() -> Result<String, RegisterError> {
     getrandom::fill(&mut random).map_err(|error| RegisterError::Refused(format!("no randomness: {error}")))?;
     #[expect(clippy::indexing_slicing, reason = "five bits index 32 characters")]
     let characters = random.iter().map(|byte| char::from(BASE32[usize::from(byte & 31)]));
-    Ok("apr-".chars().chain(characters).collect())
+    Ok(ID_PREFIX.chars().chain(characters).collect())
 }
 
 /// The cache holds no tokens, only their hashes. `None` for what is too long to be one.
