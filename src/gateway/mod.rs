@@ -264,6 +264,8 @@ impl<'a> Passage<'a> {
                 let reading = self.worker.gateway.readers.enter(caller.client.key)?;
                 let (body, attempt) = Box::pin(login::read(rule, &head, &target.path, body, &terms)).await?;
                 drop(reading);
+                self.now = self.worker.gateway.clock.now();
+                self.attempts()?;
                 self.charge(route, subject(&caller, route, &permit, Some(&attempt.account)), &mut charges)?;
                 let guess = self.login_desk(rule, &caller.client, &permit).reserve(attempt)?;
                 head.extensions.insert(guess.sent());
@@ -300,7 +302,7 @@ impl<'a> Passage<'a> {
 
     /// From here to its end, whichever that is, the exchange is decided anew at every review.
     fn enter(&mut self, admitted: &Admitted<'_>, bot: BotClass) {
-        let Admitted { head, caller, target, route, permit, login, .. } = admitted;
+        let Admitted { head, caller, target, route, permit, .. } = admitted;
         let guest = Guest {
             decision: self.recorder.record.decision,
             connection: Arc::clone(self.connection),
@@ -312,7 +314,7 @@ impl<'a> Passage<'a> {
             bot,
             identity: permit.identity().cloned(),
             approval: permit.approval().cloned(),
-            attempt: login.is_some(),
+            attempt: false,
             lives_in: listener::home(self.connection, head.version),
         };
         self.recorder.stay = Some(self.worker.stays.enter(guest));
@@ -400,6 +402,11 @@ impl<'a> Passage<'a> {
             stay.go_on(tunnel);
         }
         Ok(response)
+    }
+
+    /// Its login is read whole, and is an attempt unless it may not be here any more.
+    fn attempts(&self) -> Result<(), Denial> {
+        self.recorder.stay.as_ref().map_or(Ok(()), |stay| stay.attempts(&self.worker.gateway, self.now))
     }
 
     /// Its login succeeded: it proves the connection's client, and has no failure to hear of any more.

@@ -51,7 +51,7 @@ pub struct Guest {
     /// What it was let in with, and what the application was told.
     pub identity: Option<Arc<Identity>>,
     pub approval: Option<Arc<LiveApproval>>,
-    /// It is a login attempt, whose failure may make the ban that it is to hear of.
+    /// It is a login attempt that was read whole, whose failure may make the ban that it is to hear of.
     pub attempt: bool,
     pub lives_in: Home,
 }
@@ -133,6 +133,17 @@ impl Stay {
             tunnel.await;
         });
         guest.guest.lives_in = Home::Tunnel(task.abort_handle());
+    }
+
+    /// It is a login attempt from here on. Decided anew, since its body may have taken its time, in which others' failures or
+    /// its own made a ban. Fails closed.
+    pub fn attempts(&self, gateway: &Gateway, now: Now) -> Result<(), Denial> {
+        let Some(stays) = &self.stays else { return Ok(()) };
+        if let Some(inside) = stays.held().all.get_mut(self.place).and_then(Place::guest) {
+            inside.guest.decide(gateway, &gateway.snapshot.load(), now)?;
+            inside.guest.attempt = true;
+        }
+        Ok(())
     }
 
     /// It is a login attempt no more: a ban that others' failures make holds it like anybody.

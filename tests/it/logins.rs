@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 
 use crate::support::caller::Caller;
 use crate::support::upstream::{OK, Toy, hear};
@@ -62,6 +64,61 @@ fn trap_unbounded_buffering_a_client_has_64_login_bodies_under_way_and_what_is_r
         };
         assert_eq!(went(&free), "/home");
         assert_eq!(told(&stage, &["bans", "list", "--json"]), "[]");
+    });
+}
+
+/// The head of a login and half of its body; what to send of the rest.
+async fn held_login(stage: &Stage, from: [u8; 2]) -> (TlsStream<TcpStream>, &'static [u8]) {
+    let head = "POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\n\
+                User-Agent: Mozilla/5.0\r\nContent-Length: 28\r\n\r\nusername=alice&pas";
+    let mut stream = Caller::new(stage, from).shake().await.unwrap();
+    stream.write_all(head.as_bytes()).await.unwrap();
+    (stream, b"sword=late")
+}
+
+#[test]
+fn a_ban_holds_the_logins_whose_bodies_come_after_it() {
+    let brief = "[guesses]\nper_client = { failures = 5, within = \"1s\" }\n";
+    let stage = open(&site(brief).replace("body = \"2s\"", "body = \"60s\""));
+    run(async {
+        let (mut early, rest) = held_login(&stage, [1, 1]).await;
+        let (mut beside, _) = held_login(&stage, [1, 2]).await;
+        let visitor = Visitor::new(&stage, [1, 1]);
+        for guess in 0..5 {
+            assert_eq!(went(&visitor.sign_in("alice", &format!("x{guess}")).await.unwrap()), "/login?error=1");
+        }
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        // Its end may have come already.
+        let _ = early.write_all(rest).await;
+        let mut told = Vec::new();
+        let _ = early.read_to_end(&mut told).await;
+        assert!(told.is_empty() || told.starts_with(b"HTTP/1.1 403 "), "{}", String::from_utf8_lossy(&told));
+        assert_eq!(attempts(&stage), 5, "the window is free again, and the ban holds");
+        beside.write_all(rest).await.unwrap();
+        let mut told = [0; 12];
+        beside.read_exact(&mut told).await.unwrap();
+        assert_eq!((&told, attempts(&stage)), (b"HTTP/1.1 303", 6), "nobody else's");
+    });
+}
+
+#[test]
+fn limits_count_a_login_when_its_body_is_there() {
+    let limit = "[limit.slow]\nkey = \"route\"\nrate = \"1/s\"\nburst = 1\n";
+    let text = site("")
+        .replace("login = \"form\"", "login = \"form\"\n  limits = [\"slow\"]")
+        .replace("body = \"2s\"", "body = \"60s\"");
+    let stage = open(&format!("{text}{limit}"));
+    run(async {
+        let (mut login, rest) = held_login(&stage, [1, 1]).await;
+        let visitor = Visitor::new(&stage, [1, 1]);
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        assert_eq!(visitor.get("/").await.unwrap().status, 200);
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        login.write_all(rest).await.unwrap();
+        let mut told = [0; 12];
+        login.read_exact(&mut told).await.unwrap();
+        assert_eq!(&told, b"HTTP/1.1 303", "the budget is free at that time");
+        assert_eq!(visitor.get("/").await.unwrap().told(), "429 rate-limited", "and it was charged");
     });
 }
 

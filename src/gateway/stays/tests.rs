@@ -133,6 +133,15 @@ async fn a_ban_ends_whom_it_holds_and_a_login_attempt_only_if_it_is_not_from_gue
     room.review().await;
     assert_eq!(succeeded.ended().await, Some(Reason::Banned), "a success has no failure to hear of");
 
+    let unread = room.enter(room.guest("192.0.2.7", None));
+    let late = unread.stay.attempts(&room.worker.gateway, room.now()).unwrap_err();
+    assert_eq!(late.reason, Reason::Banned, "nor has one whose body came after the ban");
+    let read = room.enter(room.guest("192.0.2.9", None));
+    read.stay.attempts(&room.worker.gateway, room.now()).unwrap();
+    let _ = room.bans().punish(net("192.0.2.9"), 5, room.now()).unwrap();
+    room.review().await;
+    assert_eq!((unread.ended().await, read.ended().await), (Some(Reason::Banned), None));
+
     let (failing, tunnelled) = (room.enter(attempt()), room.worker.stays.enter(attempt()));
     let (_socket, closed) = tokio::sync::oneshot::channel::<()>();
     let (held, open) = tokio::sync::oneshot::channel::<()>();
