@@ -82,7 +82,7 @@ fn decide_plain_get(policy: &Policy, classes: &HashMap<Box<[u8]>, BotClass>, now
     let site = policy.sites.resolve(policy.sites.named(Some(SERVER_NAME)), &host)?;
     let path = CanonicalPath::parse(black_box(TARGET)).map_err(|_| bad_request("path"))?;
     let route = site.route(&path)?;
-    if route.attempt(&Method::GET, &path).is_some() {
+    if site.attempts(route, &Method::GET, &path).next().is_some() {
         return Err(bad_request("a plain GET is no attempt"));
     }
     let bot = classes.get(black_box(BROWSER)).copied().unwrap_or(BotClass::NoUserAgent);

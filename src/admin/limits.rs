@@ -154,7 +154,7 @@ impl<'a> Question<'a> {
     }
 
     fn is_login(&self) -> bool {
-        self.route.is_some_and(|route| route.attempt(&self.method, &self.path).is_some())
+        self.route.is_some_and(|route| self.site.attempts(route, &self.method, &self.path).next().is_some())
     }
 
     /// Whether it passes, the rule that decides, and the sentence; in the order in which the gateway checks.

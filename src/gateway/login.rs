@@ -11,7 +11,7 @@ use crate::events::{DecisionId, Event, GuessScope};
 use crate::net::ClientAddr;
 use crate::policy::ban::Ban;
 use crate::policy::login::{AccountKey, Attempt, LoginOutcome, LoginRule, MAX_LOGIN_BODY};
-use crate::policy::{CanonicalPath, Denial, Reason, Route};
+use crate::policy::{CanonicalPath, Denial, Reason, Route, Site};
 use crate::state::guesses::{GuessPermit, Guesser, RefusedBy, Settled};
 use crate::state::store::Durable;
 use crate::upstream::{Body, BodyError, ForwardError, ForwardErrorKind, Sent};
@@ -21,8 +21,13 @@ use super::pad::Pad;
 use super::{Gateway, forward};
 
 /// The rule by which this request is an attempt, whatever its body.
-pub fn recognise<'r>(route: &'r Route, head: &request::Parts, path: &CanonicalPath) -> Option<&'r Arc<LoginRule>> {
-    route.attempt(&head.method, path).filter(|rule| rule.offered(&head.headers))
+pub fn recognise<'r>(
+    site: &'r Site,
+    route: &'r Route,
+    head: &request::Parts,
+    path: &CanonicalPath,
+) -> Option<&'r Arc<LoginRule>> {
+    site.attempts(route, &head.method, path).find(|rule| rule.offered(&head.headers))
 }
 
 /// Reads the attempt's body whole, then its account. Fails closed: an account that cannot be read exactly once is a 400.

@@ -1,7 +1,7 @@
 //! Sites by host, routes by longest canonical prefix of whole segments, or exactly.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::Ipv6Addr;
 use std::ops::Deref;
@@ -109,6 +109,8 @@ pub struct RouteTable {
     prefixes: Positions,
     /// Slashes in the deepest prefix: what lies deeper in a request's path is never hashed.
     deepest: usize,
+    /// Each once.
+    logins: Vec<Arc<LoginRule>>,
 }
 
 /// All sites, with their host table.
@@ -251,6 +253,18 @@ impl Site {
         self.routes.find(path).ok_or_else(|| Denial::new(Reason::NotFound, "no route covers the path"))
     }
 
+    /// The login rules by which this request is an attempt, whichever route takes it; that route's own comes first.
+    ///
+    /// Fails closed: a spelling that the application may take for the login counts also where it leads to a route without one.
+    pub fn attempts<'s>(
+        &'s self,
+        route: &'s Route,
+        method: &Method,
+        path: &CanonicalPath,
+    ) -> impl Iterator<Item = &'s Arc<LoginRule>> {
+        route.login.iter().chain(&self.routes.logins).filter(move |rule| names(rule, method, path))
+    }
+
     /// Whether one of the site's hosts covers the canonical host.
     pub fn covers(&self, host: &str) -> bool {
         self.hosts.iter().any(|pattern| pattern.covers(host))
@@ -281,7 +295,11 @@ impl From<Vec<Arc<Route>>> for RouteTable {
     /// Of two routes with one path the first stands (compile refuses them).
     fn from(routes: Vec<Arc<Route>>) -> Self {
         let mut table = Self::default();
+        let mut known = HashSet::new();
         for (position, route) in routes.iter().enumerate() {
+            if let Some(login) = route.login.as_ref().filter(|login| known.insert(Arc::as_ptr(login))) {
+                table.logins.push(Arc::clone(login));
+            }
             let path = decoded(&route.path);
             if route.exact {
                 table.exact.entry(path.into()).or_insert(position);
@@ -306,21 +324,6 @@ impl Deref for RouteTable {
 
     fn deref(&self) -> &Self::Target {
         &self.routes
-    }
-}
-
-impl Route {
-    /// The login rule, where this request is an attempt by method and path (`request`).
-    ///
-    /// Fails closed: letter case, a trailing slash and trailing blanks do not take an attempt out of the count, as many applications
-    /// answer `/Login/` where `/login` is meant.
-    pub fn attempt(&self, method: &Method, path: &CanonicalPath) -> Option<&Arc<LoginRule>> {
-        let rule = self.login.as_ref().filter(|rule| rule.method == *method)?;
-        let (asked, expected) = (path.reading(), decoded(&rule.path));
-        let asked = asked.trim_ascii_end();
-        let asked = asked.strip_suffix('/').unwrap_or(asked).trim_ascii_end();
-        let expected = expected.strip_suffix('/').unwrap_or(&expected);
-        asked.eq_ignore_ascii_case(expected).then_some(rule)
     }
 }
 
@@ -361,6 +364,21 @@ impl fmt::Display for HostPattern {
 }
 
 /// A canonical path as [`CanonicalPath::reading`] would give it.
+/// Whether a request may be an attempt by method and path (`request`).
+///
+/// Fails closed: letter case, a trailing slash and trailing blanks do not take an attempt out of the count, as many applications
+/// answer `/Login/` where `/login` is meant; nor does `post`, which some take for POST, or HEAD, which many take for GET.
+fn names(rule: &LoginRule, method: &Method, path: &CanonicalPath) -> bool {
+    let is = |expected: &Method| method.as_str().eq_ignore_ascii_case(expected.as_str());
+    let at = || {
+        let (asked, expected) = (path.reading(), decoded(&rule.path));
+        let asked = asked.trim_ascii_end();
+        let asked = asked.strip_suffix('/').unwrap_or(asked).trim_ascii_end();
+        asked.eq_ignore_ascii_case(expected.strip_suffix('/').unwrap_or(&expected))
+    };
+    (is(&rule.method) || rule.method == Method::GET && is(&Method::HEAD)) && at()
+}
+
 fn decoded(path: &str) -> Cow<'_, str> {
     percent_decode_str(path).decode_utf8().unwrap_or(Cow::Borrowed(path))
 }

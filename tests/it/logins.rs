@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
@@ -298,6 +300,46 @@ fn trap_account_hidden_from_the_counter_is_400_and_never_reaches_the_portal() {
         assert_eq!(attempts(&stage), passed);
         assert_eq!(Visitor::new(&stage, [1, 2]).get("/").await.unwrap().status, 200, "a refusal of ours is no failure");
         assert_eq!(told(&stage, &["bans", "list", "--json"]), "[]");
+    });
+}
+
+#[test]
+fn trap_another_spelling_of_a_login_counts_also_where_a_route_without_it_takes_the_request() {
+    let basic = "[login.basic]\nrequest = { method = \"GET\", path = \"/private\" }\naccount = \"basic\"\n\
+                 failed = [{ status = 401 }]\nok = [{ status = 200 }]\npad = \"0s\"\n";
+    let route = |path: &str, login: &str| {
+        format!(
+            "  [[site.route]]\n  path = \"{path}\"\n  match = \"exact\"\n  upstream = \"portal\"\n  bots = \"any\"\n  login = \"{login}\"\n"
+        )
+    };
+    let stage = open(&format!("{BASE}{LOGIN}{basic}{OPEN_SITE}{}{}", route("/login", "form"), route("/private", "basic")));
+    run(async {
+        let posts = [("POST", "/Login"), ("POST", "/login/"), ("POST", "/LOGIN%20"), ("post", "/login"), ("Post", "/logiN")];
+        for (client, (method, path)) in (1..).zip(posts) {
+            let visitor = Visitor::new(&stage, [1, client]);
+            let guess = async |number: u32| {
+                let request = browser(method, path).header("content-type", "application/x-www-form-urlencoded");
+                visitor.send(request, credentials("alice", &format!("x{client}{number}"))).await.unwrap().told()
+            };
+            for number in 0..5 {
+                let told = guess(number).await;
+                assert!(!told.starts_with("429") && !told.starts_with("403"), "{method} {path}: {told}");
+            }
+            let told = guess(5).await;
+            assert!(told == "429 too-many-attempts" || told == "403 banned", "{method} {path}: {told}");
+        }
+        for (client, method) in (11..).zip(["HEAD", "get", "GET"]) {
+            let visitor = Visitor::new(&stage, [1, client]);
+            let guess = async |number: u32| {
+                let line = format!("Basic {}", STANDARD.encode(format!("alice:x{client}{number}")));
+                visitor.send(browser(method, "/Private/").header("authorization", line), "").await.unwrap().status.as_u16()
+            };
+            for number in 0..5 {
+                assert!(![429, 403].contains(&guess(number).await), "{method}");
+            }
+            let told = guess(5).await;
+            assert!([429, 403].contains(&told), "{method}: {told}");
+        }
     });
 }
 

@@ -225,27 +225,34 @@ fn trap_sni_and_host_that_differ_are_misdirected_known_host_or_not() {
 
 #[test]
 fn an_attempt_is_recognised_by_method_and_path_in_every_spelling() {
-    let rule = Arc::new(LoginRule {
+    let rule = |method| LoginRule {
         name: "form".into(),
-        method: Method::POST,
+        method,
         path: "/user%40home/login".to_owned(),
         account: AccountSource::Basic,
         secret: None,
         failed: Vec::new(),
         ok: Vec::new(),
         pad: std::time::Duration::ZERO,
-    });
-    let mut with_login = Arc::into_inner(route("", false)).unwrap();
-    with_login.login = Some(rule);
+    };
+    let mut with_login = Arc::into_inner(route("/user@home/login", true)).unwrap();
+    with_login.login = Some(Arc::new(rule(Method::POST)));
+    let site = Site { routes: RouteTable::from(vec![Arc::new(with_login), route("", false)]), ..site(0, &["a"], &[]) };
+    let tried = |method: &str, target: &str| {
+        let path = path(target);
+        site.attempts(site.route(&path).unwrap(), &Method::from_bytes(method.as_bytes()).unwrap(), &path).next().is_some()
+    };
     for target in ["/user%40home/login", "/user@home/login", "/user@home/login/", "/User@Home/LOGIN?next=/", "/user@home/%6Cogin"]
     {
-        assert!(with_login.attempt(&Method::POST, &path(target)).is_some(), "{target}");
-        assert!(with_login.attempt(&Method::GET, &path(target)).is_none(), "{target}");
+        assert!(tried("POST", target) && tried("pOsT", target), "{target}");
+        assert!(!tried("GET", target) && !tried("HEAD", target) && !tried("POSTS", target), "{target}");
     }
+    let get = rule(Method::GET);
+    let names = |method: &[u8]| names(&get, &Method::from_bytes(method).unwrap(), &path("/user@home/login"));
+    assert!(names(b"GET") && names(b"HEAD") && names(b"get") && names(b"head") && !names(b"POST"));
     for target in ["/", "/login", "/user@home/login/x", "/user@home/logins"] {
-        assert!(with_login.attempt(&Method::POST, &path(target)).is_none(), "{target}");
+        assert!(!tried("POST", target), "{target}");
     }
-    assert!(route("", false).attempt(&Method::POST, &path("/user@home/login")).is_none());
 }
 
 /// The rule as a sentence would put it: an exact route of this path, else the longest prefix that ends at a segment's end.
