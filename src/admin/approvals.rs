@@ -12,7 +12,7 @@ use super::router::{Change, Handled, Refusal, json, said};
 use super::{Admin, times};
 use crate::config::Config;
 use crate::events::Event;
-use crate::policy::approval::{Approval, Binding, Terms};
+use crate::policy::approval::{Approval, Binding, Terms, bound_set};
 use crate::policy::limit::Quota;
 use crate::policy::route::{HostPattern, canonical_host};
 use crate::state::approvals::RegisterError;
@@ -158,13 +158,8 @@ fn end(text: &str, hours: Option<&str>, now: Timestamp) -> Result<Timestamp, Ref
     if until > now { Ok(until) } else { Err(Refusal::bad(format!("until: {text} is over"))) }
 }
 
-/// Fails closed: what stands before the first colon is a set, save where the whole is a URI of any set.
 fn bound_to_known(name: &str, config: &Config) -> Result<(), String> {
-    match name.split_once(':') {
-        Some((scheme, rest)) if rest.starts_with("//") || scheme == "urn" => Ok(()),
-        Some((set, _)) => known_set(set, config),
-        None => Ok(()),
-    }
+    bound_set(name).map_or(Ok(()), |set| known_set(set, config))
 }
 
 /// Whether the config has a CA set of this name; the error names those that it has.

@@ -7,7 +7,7 @@ use crate::net::Nets;
 use crate::policy::{CanonicalPath, Identity, Name};
 
 use super::hours::Hours;
-use super::{Approval, ApprovalFault, ApprovalStatus, ApprovalUse, Binding, Terms};
+use super::{Approval, ApprovalFault, ApprovalStatus, ApprovalUse, Binding, Terms, bound_set};
 
 /// An approval made ready for judging requests: templates, zone and nets parsed once.
 #[derive(Clone, Debug)]
@@ -85,7 +85,9 @@ impl LiveApproval {
             (None, _) => true,
             (Some(_), None) => false,
             (Some(Binding::CertSha256(_)), Some(identity)) => self.cert_sha256 == Some(identity.cert_sha256),
-            (Some(Binding::Identity(name)), Some(identity)) => **name == *identity.key || **name == *identity.name,
+            // Nobody else's set may vouch for a name that looks like one of this set.
+            (Some(Binding::Identity(name)), Some(identity)) if bound_set(name).is_some() => **name == *identity.key,
+            (Some(Binding::Identity(name)), Some(identity)) => **name == *identity.name,
         }
     }
 

@@ -21,6 +21,13 @@ pub use live::LiveApproval;
 
 /// Domain separator of signatures and the implicit assertion of tokens.
 pub const CONTEXT: &str = "doorward-approval-v1";
+/// The set of CAs that the identity of a binding names: what stands before its first colon, save where the whole is a URI, which
+/// like any bare name may be vouched for by whichever set.
+pub fn bound_set(identity: &str) -> Option<&str> {
+    let (set, rest) = identity.split_once(':')?;
+    (!rest.starts_with("//") && set != "urn").then_some(set)
+}
+
 /// How the id of every approval begins; what follows are lower-case letters and digits.
 pub const ID_PREFIX: &str = "apr-";
 

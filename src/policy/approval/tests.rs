@@ -241,6 +241,17 @@ fn a_binding_names_a_certificate_an_identity_or_a_name_of_any_set() {
         assert_eq!(judge(binding, &other), Err(ApprovalFault::Binding));
     }
     assert_eq!(judge(Binding::Identity("globex:sync".into()), &sync), Err(ApprovalFault::Binding));
+    // Another customer's CA may write any name into its own certificates.
+    for (bound, forged, own) in [
+        ("acme:sync", "globex:acme:sync", "acme:sync"),
+        ("acme:urn:acme:sync", "globex:acme:urn:acme:sync", "acme:urn:acme:sync"),
+    ] {
+        assert_eq!(judge(Binding::Identity(bound.into()), &identity(forged, 3)), Err(ApprovalFault::Binding), "{forged}");
+        assert_eq!(judge(Binding::Identity(bound.into()), &identity(own, 3)), Ok(()), "{own}");
+    }
+    for uri in ["urn:acme:sync", "spiffe://acme/sync"] {
+        assert_eq!(judge(Binding::Identity(uri.into()), &identity(&format!("acme:{uri}"), 3)), Ok(()), "{uri}");
+    }
 }
 
 #[test]
