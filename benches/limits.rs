@@ -16,12 +16,13 @@ fn limits(criterion: &mut Criterion) {
     let narrow = Quota { requests: 1, per: Duration::from_secs(3600), burst: 1 };
     let spec =
         |name: &str, key: &[LimitKey], quota| LimitSpec { name: name.into(), key: key.to_vec(), quota, mode: LimitMode::Enforce };
-    let limits = Limits::new(&[
+    let specs = [
         spec("per-client", &[LimitKey::Client], wide),
         spec("per-identity", &[LimitKey::Identity], wide),
         spec("per-route", &[LimitKey::Route, LimitKey::Tenant], wide),
         spec("spent", &[LimitKey::Client], narrow),
-    ]);
+    ];
+    let limits = Limits::new(&specs);
     let subject = |n: u32| LimitSubject {
         client: Some(ClientAddr::new(std::net::Ipv4Addr::from(n).into(), 64).key),
         identity: Some("acme:order-sync"),
@@ -31,7 +32,7 @@ fn limits(criterion: &mut Criterion) {
     };
     let now = Now { instant: Duration::from_secs(1), wall: Timestamp::UNIX_EPOCH };
     let charge = |ids: &[LimitId], subject: &LimitSubject<'_>| {
-        black_box(limits.charge(black_box(ids), black_box(subject), &mut Charges::default(), now)).is_ok()
+        black_box(limits.charge(&specs, black_box(ids), black_box(subject), &mut Charges::default(), now)).is_ok()
     };
 
     let one = subject(1);

@@ -161,7 +161,7 @@ fn limits(count: usize) -> Measured {
     let specs = &config(COMMON).policy.limits;
     let charge = |limits: &Limits, client: &ClientAddr| {
         let subject = LimitSubject { client: Some(client.key), ..LimitSubject::default() };
-        limits.charge(&[LimitId(0)], &subject, &mut Charges::default(), now).is_ok()
+        limits.charge(specs, &[LimitId(0)], &subject, &mut Charges::default(), now).is_ok()
     };
     let (limits, bytes) = grown(|| {
         let limits = Limits::new(specs);

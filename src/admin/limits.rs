@@ -96,7 +96,8 @@ impl<'a> Question<'a> {
     fn answer(&self, admin: &Admin, config: &Config, now: Now) -> Explained {
         let bans = self.bans(admin, config, now);
         let guesses = self.guesses(admin, now);
-        let limits = self.route.map(|route| admin.limits.peek(&route.limits, &self.subject(route), now)).unwrap_or_default();
+        let peek = |route: &Route| admin.limits.peek(&config.policy.limits, &route.limits, &self.subject(route), now);
+        let limits = self.route.map(peek).unwrap_or_default();
         let (passes, decides, verdict) = self.verdict(&bans, &guesses, &limits, now.wall);
         Explained {
             client: self.client.key.to_string(),

@@ -323,7 +323,7 @@ impl<'a> Passage<'a> {
     /// Charges what the subject has; a refusal gives back everything that this request was charged.
     fn charge(&self, route: &Route, subject: LimitSubject<'_>, charges: &mut Charges) -> Result<(), Denial> {
         let gateway = &self.worker.gateway;
-        for shadowed in gateway.state.limits.charge(&route.limits, &subject, charges, self.now)? {
+        for shadowed in gateway.state.limits.charge(&self.policy.limits, &route.limits, &subject, charges, self.now)? {
             let Some(limit) = self.policy.limits.get(shadowed.0) else { continue };
             gateway.events.emit(Event::LimitShadowed {
                 limit: Arc::clone(&limit.name),

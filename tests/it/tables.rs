@@ -32,10 +32,11 @@ fn clock() -> ManualClock {
 fn trap_limit_table_exhaustion_holds_the_spent_and_admits_the_known() {
     let quota = Quota { requests: 60, per: Duration::from_secs(60), burst: 3 };
     let spec = LimitSpec { name: "per-client".into(), key: vec![LimitKey::Client], quota, mode: LimitMode::Enforce };
-    let (limits, now) = (Limits::new(&[spec]), clock().now());
+    let specs = [spec];
+    let (limits, now) = (Limits::new(&specs), clock().now());
     let charge = |client: ClientAddr| {
         let subject = LimitSubject { client: Some(client.key), ..LimitSubject::default() };
-        limits.charge(&[LimitId(0)], &subject, &mut Charges::default(), now).is_ok()
+        limits.charge(&specs, &[LimitId(0)], &subject, &mut Charges::default(), now).is_ok()
     };
     let (known, spent) = (client(STRANGERS + 1), client(STRANGERS + 2));
     assert!(charge(known));

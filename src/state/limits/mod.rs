@@ -111,12 +111,13 @@ impl Limits {
         self.set.store(Arc::new(set.collect()));
     }
 
-    /// Charges the limits named, in order, each once per request (`charges` remembers); one whose key the subject lacks
-    /// does not apply yet and can be charged by a later call. Fails closed on a full table (folds into wider keys).
+    /// Charges the limits of these that are named, in order, each once per request (`charges` remembers); one whose key the subject
+    /// lacks does not apply yet and can be charged by a later call. Fails closed on a full table (folds into wider keys).
     /// On refusal everything in `charges` is given back and the denial carries `Retry-After` and the limit's state.
     /// A limit in shadow is charged while it has room; beyond that it charges nothing, never refuses, and is returned.
     pub fn charge(
         &self,
+        specs: &[LimitSpec],
         limits: &[LimitId],
         subject: &LimitSubject<'_>,
         charges: &mut Charges,
@@ -130,7 +131,7 @@ impl Limits {
         }
         let set = self.set.load();
         for &id in limits {
-            let Some(limiter) = set.get(id.0) else { continue };
+            let Some(limiter) = find(&set, specs, id) else { continue };
             if let Err(wait) = limiter.charge(&limiter.spec.quota, &self.hasher, subject, charges, now) {
                 match limiter.spec.mode {
                     LimitMode::Enforce => return Err(limiter.refuse(&limiter.spec.quota, wait, charges, now)),
@@ -145,11 +146,11 @@ impl Limits {
     }
 
     /// How the limits stand for a subject; spends nothing. One whose key the subject lacks is left out.
-    pub fn peek(&self, limits: &[LimitId], subject: &LimitSubject<'_>, now: Now) -> Vec<LimitView> {
+    pub fn peek(&self, specs: &[LimitSpec], limits: &[LimitId], subject: &LimitSubject<'_>, now: Now) -> Vec<LimitView> {
         let set = self.set.load();
         let approval = subject.approval_rate.as_ref().and_then(|rate| self.approval.peek(rate, &self.hasher, subject, now));
         let configured = limits.iter().filter_map(|id| {
-            let limiter = set.get(id.0)?;
+            let limiter = find(&set, specs, *id)?;
             limiter.peek(&limiter.spec.quota, &self.hasher, subject, now)
         });
         approval.into_iter().chain(configured).collect()
@@ -181,6 +182,14 @@ impl Limits {
     pub fn overflow_count(&self) -> u64 {
         self.approval.table.folded() + self.set.load().iter().map(|limiter| limiter.table.folded()).sum::<u64>()
     }
+}
+
+/// The live limiter of a limit, by its name where its place has changed: a request that was decided before a reload is charged
+/// what it was to be charged, under the rate of now; what the reload took away charges nobody.
+fn find<'s>(set: &'s [Arc<Limiter>], specs: &[LimitSpec], id: LimitId) -> Option<&'s Limiter> {
+    let name = &specs.get(id.0)?.name;
+    let named = |limiter: &&Arc<Limiter>| Arc::ptr_eq(&limiter.spec.name, name) || limiter.spec.name == *name;
+    set.get(id.0).filter(named).or_else(|| set.iter().find(named)).map(AsRef::as_ref)
 }
 
 impl Charges {

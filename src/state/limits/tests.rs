@@ -36,12 +36,31 @@ fn shadow(spec: LimitSpec) -> LimitSpec {
 const FIRST: &[LimitId] = &[LimitId(0)];
 const BOTH: &[LimitId] = &[LimitId(0), LimitId(1)];
 
+/// What a policy with the limits of now would list.
+fn specs(limits: &Limits) -> Vec<LimitSpec> {
+    limits.set.load().iter().map(|limiter| limiter.spec.clone()).collect()
+}
+
+fn charge(
+    limits: &Limits,
+    ids: &[LimitId],
+    subject: &LimitSubject<'_>,
+    charges: &mut Charges,
+    now: Now,
+) -> Result<Shadowed, Denial> {
+    limits.charge(&specs(limits), ids, subject, charges, now)
+}
+
+fn peek(limits: &Limits, ids: &[LimitId], subject: &LimitSubject<'_>, now: Now) -> Vec<LimitView> {
+    limits.peek(&specs(limits), ids, subject, now)
+}
+
 fn passes(limits: &Limits, ids: &[LimitId], subject: &LimitSubject<'_>, now: Now) -> bool {
-    limits.charge(ids, subject, &mut Charges::default(), now).is_ok()
+    charge(limits, ids, subject, &mut Charges::default(), now).is_ok()
 }
 
 fn remaining(limits: &Limits, ids: &[LimitId], subject: &LimitSubject<'_>, now: Now) -> Vec<u32> {
-    limits.peek(ids, subject, now).iter().map(|view| view.remaining).collect()
+    peek(limits, ids, subject, now).iter().map(|view| view.remaining).collect()
 }
 
 /// A token bucket, counted in the nanoseconds that its tokens weigh.
@@ -97,7 +116,7 @@ fn a_refusal_tells_the_limit_its_state_and_how_long_to_wait() {
     for _ in 0..40 {
         assert!(passes(&limits, FIRST, &subject, at(0)));
     }
-    let denial = limits.charge(FIRST, &subject, &mut Charges::default(), at(100_000_000)).unwrap_err();
+    let denial = charge(&limits, FIRST, &subject, &mut Charges::default(), at(100_000_000)).unwrap_err();
     assert_eq!(denial.reason, Reason::RateLimited);
     assert_eq!(denial.retry_after, Some(Duration::from_millis(400)));
     let state = denial.limit.unwrap();
@@ -115,9 +134,9 @@ fn limits_named_together_are_charged_all_or_not_at_all() {
     ]);
     let subject = LimitSubject { route_label: Some("portal/"), ..client("203.0.113.7") };
     let mut charges = Charges::default();
-    assert!(limits.charge(BOTH, &subject, &mut charges, at(0)).is_ok());
+    assert!(charge(&limits, BOTH, &subject, &mut charges, at(0)).is_ok());
     assert_eq!(remaining(&limits, BOTH, &subject, at(0)), [9, 0]);
-    let denial = limits.charge(BOTH, &subject, &mut Charges::default(), at(0)).unwrap_err();
+    let denial = charge(&limits, BOTH, &subject, &mut Charges::default(), at(0)).unwrap_err();
     assert_eq!(&*denial.limit.unwrap().name, "shared");
     assert_eq!(remaining(&limits, BOTH, &subject, at(0)), [9, 0], "the private budget is whole again");
 }
@@ -131,9 +150,9 @@ fn a_later_refusal_gives_back_what_an_earlier_call_charged() {
     let subject = LimitSubject { route_label: Some("portal/"), ..client("203.0.113.7") };
     assert!(passes(&limits, &[LimitId(1)], &subject, at(0)));
     let mut charges = Charges::default();
-    limits.charge(FIRST, &subject, &mut charges, at(0)).unwrap();
+    charge(&limits, FIRST, &subject, &mut charges, at(0)).unwrap();
     assert_eq!(remaining(&limits, FIRST, &subject, at(0)), [9]);
-    limits.charge(BOTH, &subject, &mut charges, at(0)).unwrap_err();
+    charge(&limits, BOTH, &subject, &mut charges, at(0)).unwrap_err();
     assert_eq!(remaining(&limits, FIRST, &subject, at(0)), [10]);
 }
 
@@ -146,11 +165,11 @@ fn each_limit_is_charged_once_a_request_and_when_its_key_is_known() {
     let early = client("203.0.113.7");
     let late = LimitSubject { identity: Some("acme:sync"), route_label: Some("portal/"), ..early.clone() };
     let mut charges = Charges::default();
-    limits.charge(BOTH, &early, &mut charges, at(0)).unwrap();
-    limits.charge(BOTH, &late, &mut charges, at(0)).unwrap();
-    limits.charge(BOTH, &late, &mut charges, at(0)).unwrap();
+    charge(&limits, BOTH, &early, &mut charges, at(0)).unwrap();
+    charge(&limits, BOTH, &late, &mut charges, at(0)).unwrap();
+    charge(&limits, BOTH, &late, &mut charges, at(0)).unwrap();
     assert_eq!(remaining(&limits, BOTH, &late, at(0)), [9, 9]);
-    assert_eq!(limits.peek(BOTH, &late, at(0))[1].key, "acme:sync, portal/");
+    assert_eq!(peek(&limits, BOTH, &late, at(0))[1].key, "acme:sync, portal/");
     assert_eq!(remaining(&limits, BOTH, &early, at(0)), [9], "one whose key is missing does not apply");
 }
 
@@ -171,7 +190,7 @@ fn more_limits_than_fit_inline_are_given_back_too() {
 fn a_shadow_counts_and_reports_and_never_refuses() {
     let limits = Limits::new(&[shadow(spec("trial", &[LimitKey::Client], quota(1, 10, 2)))]);
     let subject = client("203.0.113.7");
-    let charge = |charges: &mut Charges, now| limits.charge(FIRST, &subject, charges, at(now)).unwrap();
+    let charge = |charges: &mut Charges, now| charge(&limits, FIRST, &subject, charges, at(now)).unwrap();
     assert!(charge(&mut Charges::default(), 0).is_empty());
     assert!(charge(&mut Charges::default(), 0).is_empty());
     let mut charges = Charges::default();
@@ -189,7 +208,7 @@ fn an_approval_is_held_to_its_own_rate_first() {
     let other = LimitSubject { approval: Some("apr-b"), ..one.clone() };
     assert!(passes(&limits, FIRST, &one, at(0)));
     assert!(passes(&limits, FIRST, &one, at(0)));
-    let denial = limits.charge(FIRST, &one, &mut Charges::default(), at(0)).unwrap_err();
+    let denial = charge(&limits, FIRST, &one, &mut Charges::default(), at(0)).unwrap_err();
     assert_eq!(&*denial.limit.as_ref().unwrap().name, "approval");
     assert_eq!((denial.limit.as_ref().unwrap().quota, denial.limit.unwrap().window), (2, 120));
     assert_eq!(remaining(&limits, FIRST, &one, at(0)), [0, 8]);
@@ -219,9 +238,9 @@ fn a_charge_over_a_reload_is_given_back_and_not_doubled() {
     let limits = Limits::new(&specs);
     let subject = client("203.0.113.7");
     let mut charges = Charges::default();
-    limits.charge(FIRST, &subject, &mut charges, at(0)).unwrap();
+    charge(&limits, FIRST, &subject, &mut charges, at(0)).unwrap();
     limits.reconcile(&specs);
-    limits.charge(FIRST, &subject, &mut charges, at(0)).unwrap();
+    charge(&limits, FIRST, &subject, &mut charges, at(0)).unwrap();
     assert_eq!(remaining(&limits, FIRST, &subject, at(0)), [1]);
     charges.give_back(at(0));
     assert_eq!(remaining(&limits, FIRST, &subject, at(0)), [2]);
@@ -235,8 +254,8 @@ fn a_late_return_takes_nothing_from_what_others_spent() {
         let limits = Limits::new(&[spec("x", &[LimitKey::Client], quota(1, 1, 3))]);
         let subject = client("203.0.113.7");
         let (mut one, mut other) = (Charges::default(), Charges::default());
-        limits.charge(FIRST, &subject, &mut one, at(0)).unwrap();
-        limits.charge(FIRST, &subject, &mut other, at(0)).unwrap();
+        charge(&limits, FIRST, &subject, &mut one, at(0)).unwrap();
+        charge(&limits, FIRST, &subject, &mut other, at(0)).unwrap();
         one.give_back(at(0));
         if forgotten {
             limits.sweep(at(again));
@@ -256,7 +275,7 @@ fn a_return_gives_all_back_whatever_came_between_and_however_late_while_nothing_
     let subject = client("203.0.113.7");
     let charge = || {
         let mut charges = Charges::default();
-        limits.charge(FIRST, &subject, &mut charges, at(0)).unwrap();
+        charge(&limits, FIRST, &subject, &mut charges, at(0)).unwrap();
         charges
     };
     let (mut one, mut other) = (charge(), charge());
@@ -305,7 +324,7 @@ fn absurd_quotas_neither_overflow_nor_open_the_door() {
         let subject = client("203.0.113.7");
         assert!(passes(&limits, FIRST, &subject, at(u64::MAX)));
         passes(&limits, FIRST, &subject, at(u64::MAX));
-        limits.peek(FIRST, &subject, at(u64::MAX));
+        peek(&limits, FIRST, &subject, at(u64::MAX));
         if extreme.burst <= 1 {
             assert!(!passes(&limits, FIRST, &subject, at(u64::MAX)));
         }
@@ -458,7 +477,7 @@ fn simulate(seed: u64) {
             1 => limits.sweep(now),
             _ => {
                 let mut charges = Charges::default();
-                let pass = limits.charge(BOTH, &callers[who], &mut charges, now).is_ok();
+                let pass = charge(&limits, BOTH, &callers[who], &mut charges, now).is_ok();
                 let spent = arrivals[who].max(time) - time;
                 assert!(
                     pass || spent > weight * u64::from(held.burst - 1),
@@ -489,9 +508,9 @@ proptest! {
         let mut time = 0;
         for (step, taken_back) in steps {
             time += step;
-            let before = limits.peek(FIRST, &subject, at(time));
+            let before = peek(&limits, FIRST, &subject, at(time));
             let mut charges = Charges::default();
-            let verdict = limits.charge(FIRST, &subject, &mut charges, at(time));
+            let verdict = charge(&limits, FIRST, &subject, &mut charges, at(time));
             prop_assert_eq!(verdict.is_ok(), model.take(time));
             prop_assert_eq!(before[0].remaining > 0, verdict.is_ok());
             prop_assert_eq!(before[0].wait_ms == 0, verdict.is_ok());
@@ -501,8 +520,27 @@ proptest! {
             } else if taken_back {
                 charges.give_back(at(time));
                 model.level += model.weight;
-                prop_assert_eq!(&limits.peek(FIRST, &subject, at(time))[0].remaining, &before[0].remaining);
+                prop_assert_eq!(&peek(&limits, FIRST, &subject, at(time))[0].remaining, &before[0].remaining);
             }
         }
+    }
+}
+
+#[test]
+fn who_was_decided_before_a_reload_is_charged_what_he_was_to_be_charged() {
+    let (wide, tight) = (spec("wide", &[LimitKey::Client], quota(1, 60, 9)), spec("tight", &[LimitKey::Client], quota(1, 60, 2)));
+    let new = spec("new", &[LimitKey::Client], quota(1, 60, 1));
+    let subject = client("203.0.113.7");
+    for (after, passing) in [
+        (vec![new.clone(), wide.clone(), tight.clone()], 2),
+        (vec![tight.clone()], 2),
+        (vec![wide.clone(), LimitSpec { quota: quota(1, 60, 4), ..tight.clone() }], 4),
+        (vec![new], 20),
+    ] {
+        let before = [wide.clone(), tight.clone()];
+        let limits = Limits::new(&before);
+        limits.reconcile(&after);
+        let passed = (0..20).filter(|_| limits.charge(&before, &[LimitId(1)], &subject, &mut Charges::default(), at(0)).is_ok());
+        assert_eq!(passed.count(), passing, "{after:?}");
     }
 }
