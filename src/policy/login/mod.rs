@@ -65,7 +65,7 @@ pub struct Attempt {
     pub rest: Option<Zeroizing<[u8; 32]>>,
 }
 
-/// An account as the ledger counts it: trimmed, NFKC, lower case.
+/// An account as the ledger counts it: without what nobody sees, trimmed, NFKC, lower case.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(transparent)]
 pub struct AccountKey(pub Name);
@@ -87,10 +87,11 @@ impl AccountKey {
     /// Longest name of an account, in bytes.
     pub const MAX: usize = 512;
 
-    /// Trims, NFKC-normalises and lower-cases; `None` when nothing is left or it is over 512 bytes.
+    /// Leaves out what nobody sees, trims, NFKC-normalises and lower-cases; `None` when nothing is left or it is over 512 bytes.
     ///
-    /// Fails closed: a name with a control character is none, as applications differ in where such a name ends. The key
-    /// of a key is the key itself, so that what a ban list prints can be typed back.
+    /// Fails closed: a name with a control character is none, as applications differ in where such a name ends, and many
+    /// databases take a name with a zero-width space for the one without. The key of a key is the key itself, so that what a
+    /// ban list prints can be typed back.
     pub fn new(raw: &str) -> Option<Self> {
         // Before the work, not only after it: normalising may make a text many times longer.
         let raw = raw.trim();
@@ -103,7 +104,8 @@ impl AccountKey {
         // Lower-casing may leave what is not NFKC, and NFKC what is not lower case or not trimmed; two rounds settle all of it.
         let mut name = raw.to_owned();
         for _ in 0..4 {
-            let folded: String = name.nfkc().collect::<String>().to_lowercase().nfkc().collect();
+            let seen = name.chars().filter(|c| !is_ignorable(*c));
+            let folded: String = seen.nfkc().collect::<String>().to_lowercase().nfkc().collect();
             let folded = folded.trim();
             if folded == name {
                 return (!name.is_empty() && name.len() <= Self::MAX).then(|| Self(name.into()));
@@ -112,6 +114,30 @@ impl AccountKey {
         }
         None
     }
+}
+
+/// Default_Ignorable_Code_Point of Unicode 16 (DerivedCoreProperties.txt): what has no shape of its own.
+const fn is_ignorable(c: char) -> bool {
+    matches!(
+        c,
+        '\u{ad}'
+            | '\u{34f}'
+            | '\u{61c}'
+            | '\u{115f}'..='\u{1160}'
+            | '\u{17b4}'..='\u{17b5}'
+            | '\u{180b}'..='\u{180f}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{202a}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{3164}'
+            | '\u{fe00}'..='\u{fe0f}'
+            | '\u{feff}'
+            | '\u{ffa0}'
+            | '\u{fff0}'..='\u{fff8}'
+            | '\u{1bca0}'..='\u{1bca3}'
+            | '\u{1d173}'..='\u{1d17a}'
+            | '\u{e0000}'..='\u{e0fff}'
+    )
 }
 
 #[cfg(test)]
@@ -129,6 +155,9 @@ mod tests {
         for raw in ["alice", " alice", "alice \t", "ALICE", "Alice\u{a0}", "\u{ff21}lice", "\u{3000}alice\n"] {
             assert_eq!(key(raw).as_deref(), Some("alice"), "{raw:?}");
         }
+        for raw in ["alice\u{ad}", "al\u{200b}ice", "\u{feff}Alice", "alice \u{200e}", "a\u{ffa0}\u{e0041}lice\u{fe0f}"] {
+            assert_eq!(key(raw).as_deref(), Some("alice"), "{raw:?}");
+        }
         assert_eq!(key("Jos\u{e9}"), key("JOSE\u{301}"));
         assert_eq!(key("\u{212a}elvin").as_deref(), Some("kelvin"));
     }
@@ -137,7 +166,18 @@ mod tests {
     fn what_is_no_name_has_no_key() {
         let long = "a".repeat(AccountKey::MAX);
         assert!(key(&long).is_some());
-        for raw in ["", "  ", "\u{3000}", "a\0b", "a\nb", "a\u{85}b", &format!("{long}a"), &"\u{fdfa}".repeat(170)] {
+        for raw in [
+            "",
+            "  ",
+            "\u{3000}",
+            "\u{200b}",
+            " \u{ad} ",
+            "a\0b",
+            "a\nb",
+            "a\u{85}b",
+            &format!("{long}a"),
+            &"\u{fdfa}".repeat(170),
+        ] {
             assert_eq!(key(raw), None, "{raw:?}");
         }
     }
