@@ -213,7 +213,7 @@ impl Pool {
         }
         let limit = terms.upstream.queue;
         let busy = format!("all of its {} connections were busy for {limit:?}", terms.upstream.connections);
-        let waiting = capacity.queue(terms.upstream.connections).ok_or("too many wait for its connections")?;
+        let mut waiting = capacity.queue(terms.upstream.connections).ok_or("too many wait for its connections")?;
         let until = *terms.until.get_or_insert_with(|| Instant::now() + limit);
         let mut turn = waiting.first;
         loop {
@@ -223,7 +223,8 @@ impl Pool {
             if turn {
                 match self.lease_now(server, terms, kept).await {
                     // what lies idle on another worker's shelf makes room
-                    Err(NoLease::Full) => capacity.evict(server.id),
+                    Err(NoLease::Full) if capacity.evict(server.id) => {}
+                    Err(NoLease::Full) => waiting.pass_on(),
                     Err(NoLease::Failed(cause)) => return Err(cause),
                     Ok(leased) => return Ok(leased),
                 }

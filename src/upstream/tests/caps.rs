@@ -114,6 +114,31 @@ async fn a_shared_connection_counts_once_and_its_streams_are_waited_for() {
 }
 
 #[tokio::test]
+async fn a_stream_that_is_free_on_one_workers_connection_is_not_lost_on_who_waits_on_another() {
+    let (address, _seen) = h2_echo(2).await;
+    let upstream = capped(ServerScheme::H2c, address, 2, PATIENCE);
+    let pools = [Pool::new(), Pool::new()];
+    let mut held = Vec::new();
+    for pool in &pools {
+        finish(pool.send(&upstream, get("/")).await.unwrap()).await;
+        for _ in 0..2 {
+            held.push(pool.send(&upstream, get("/held")).await.unwrap());
+        }
+    }
+    let mut elsewhere = std::pin::pin!(pools[1].send(&upstream, get("/elsewhere")));
+    assert!(futures_util::poll!(elsewhere.as_mut()).is_pending());
+    let mut here = std::pin::pin!(pools[0].send(&upstream, get("/here")));
+    assert!(futures_util::poll!(here.as_mut()).is_pending());
+    finish(held.remove(0)).await;
+    tokio::select! {
+        reply = &mut here => drop(reply.unwrap()),
+        reply = &mut elsewhere => panic!("nothing was free there: {:?}", reply.map(drop)),
+    }
+    finish(held.pop().unwrap()).await;
+    drop(elsewhere.await.unwrap());
+}
+
+#[tokio::test]
 async fn a_server_that_never_answers_is_ejected_while_another_does() {
     let (mute, good) = (raw(b"", true).await, raw(OK, false).await);
     let (pool, upstream) = (Pool::new(), plain(&[mute.address, good.address]));
