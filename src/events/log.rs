@@ -250,7 +250,10 @@ impl Scribe {
                     Change::Tap(tap) => self.taps.push(tap),
                     Change::Switch(targets) => {
                         self.write_out();
-                        self.targets = targets;
+                        let old = std::mem::replace(&mut self.targets, targets);
+                        for failed in self.targets.inherit(old) {
+                            self.failed(failed);
+                        }
                     }
                 }
             }
@@ -370,6 +373,15 @@ impl Targets {
         self.access.iter_mut().chain(own)
     }
 
+    /// What others before could not write.
+    fn inherit(&mut self, old: Self) -> Vec<WriteFailed> {
+        let events = if let EventTarget::Own(output) = old.events { output.rest() } else { Vec::new() };
+        let access = old.access.map(Output::rest).unwrap_or_default();
+        let access = self.access.as_mut().and_then(|output| output.go_on_with(&access).err());
+        let events = self.events().and_then(|output| output.go_on_with(&events).err());
+        access.into_iter().chain(events).collect()
+    }
+
     fn flush(&mut self) -> Vec<WriteFailed> {
         self.outputs().filter_map(|output| output.flush().err()).collect()
     }
@@ -407,14 +419,23 @@ impl Output {
         self.note(result)
     }
 
-    /// The old file stays open when the new one cannot be had.
+    fn rest(self) -> Vec<u8> {
+        self.to.into_parts().1.unwrap_or_default()
+    }
+
+    fn go_on_with(&mut self, rest: &[u8]) -> Result<(), WriteFailed> {
+        if rest.is_empty() { Ok(()) } else { self.write(rest) }
+    }
+
+    /// The old file stays open when the new one cannot be had; what it did not take, on a full disk, goes to the new one.
     fn reopen(&mut self) -> Result<(), WriteFailed> {
         let Some(path) = &self.path else { return Ok(()) };
         match append(path) {
             Ok(file) => {
-                self.to = BufWriter::with_capacity(64 * 1024, Inner::File(file));
+                let fresh = BufWriter::with_capacity(64 * 1024, Inner::File(file));
+                let (_, rest) = std::mem::replace(&mut self.to, fresh).into_parts();
                 self.torn = false;
-                Ok(())
+                self.go_on_with(&rest.unwrap_or_default())
             }
             Err(error) => Err(WriteFailed { name: self.name(), error, first: true }),
         }
@@ -503,6 +524,28 @@ mod tests {
         output.write(b"whole\n").and_then(|()| output.flush()).unwrap_or_else(|failed| panic!("{}", failed.error));
         let _ = std::io::Read::read_to_end(&mut reader, &mut read);
         assert!(read.ends_with(b"x\nwhole\n"), "the line stands alone");
+    }
+
+    #[test]
+    fn what_a_full_disk_did_not_take_goes_where_the_next_lines_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("access.log");
+        let full = || BufWriter::with_capacity(64 * 1024, Inner::File(append(Path::new("/dev/full")).unwrap()));
+        let written = || std::fs::read_to_string(&path).unwrap();
+        let mut output = Output { path: Some(path.clone()), to: full(), failing: false, torn: false };
+        assert!(output.write(b"kept\n").is_ok() && output.flush().is_err());
+        assert!(output.reopen().is_ok() && output.write(b"next\n").is_ok() && output.flush().is_ok());
+        assert_eq!(written(), "kept\nnext\n");
+
+        let log = |path: &Path| {
+            let target = LogTarget::File(path.to_owned());
+            Targets::open(&Log { access: target.clone(), format: LogFormat::Json, events: target }).unwrap()
+        };
+        let mut old = log(Path::new("/dev/full"));
+        assert!(old.access.as_mut().unwrap().write(b"of the old config\n").is_ok());
+        let mut new = log(&path);
+        assert!(new.inherit(old).is_empty() && new.flush().is_empty());
+        assert_eq!(written(), "kept\nnext\nof the old config\n");
     }
 
     #[test]
