@@ -197,8 +197,8 @@ impl Roof {
         Ok(Live { roof, prepared, admin_socket, options })
     }
 
-    /// Swaps, reconciles, opens and closes doors. Cannot fail; returns the live generation.
-    fn commit(self: &Arc<Self>, prepared: Prepared) -> u64 {
+    /// Swaps, reconciles, opens and closes doors. Cannot fail; returns the live generation, and the approvals that it suspended.
+    fn commit(self: &Arc<Self>, prepared: Prepared) -> (u64, Vec<String>) {
         let Prepared { config, tls, upstreams, sockets, metrics, read } = prepared;
         let (gateway, policy) = (&self.gateway, &config.policy);
         let generation = self.generation.fetch_add(1, Ordering::SeqCst) + 1;
@@ -207,8 +207,9 @@ impl Roof {
         gateway.state.guesses.reconcile(policy.guesses);
         gateway.state.limits.reconcile(&policy.limits);
         self.slots.reconcile(&config.caps, config.deadlines.handshake);
-        for id in gateway.state.approvals.reconcile(policy.approvals.clone(), gateway.clock.now()) {
-            let reason = Some("its signatures no longer suffice".to_owned());
+        let suspended = gateway.state.approvals.reconcile(policy.approvals.clone(), gateway.clock.now());
+        for id in &suspended {
+            let (id, reason) = (id.clone(), Some("its signatures no longer suffice".to_owned()));
             gateway.events.emit(Event::ApprovalChanged { id, action: "suspended", by: "config".to_owned(), reason });
         }
         if let Err(error) = gateway.events.reconfigure(&config.log) {
@@ -224,7 +225,7 @@ impl Roof {
         self.open_doors(&config, sockets, metrics);
         *self.read() = Arc::new(read);
         self.retarget.notify_one();
-        generation
+        (generation, suspended)
     }
 
     fn tell_files(&self, generation: u64, config: &Config, tls: &TlsState) {
@@ -316,11 +317,13 @@ impl Roof {
             return Err("the gateway is stopping\n".to_owned());
         }
         match loaded.and_then(|(loaded, found)| loaded.bind(found, Some(self))) {
-            Ok((mut prepared, found)) => {
+            Ok((mut prepared, mut found)) => {
                 prepared.upstreams = self.upstreams.prepare(&prepared.config.upstreams, prepared.tls.upstream_clients());
-                let (old, warnings) = (self.gateway.snapshot.load_full(), found.warnings());
-                let generation = self.commit(prepared);
+                let old = self.gateway.snapshot.load_full();
+                let (generation, suspended) = self.commit(prepared);
                 room.retire(old);
+                found.list.extend(suspended.iter().map(|id| check::suspends(id, "is")));
+                let warnings = found.warnings();
                 let told = Event::ConfigReloaded { generation, path: self.path.clone(), warnings: warnings.clone() };
                 self.gateway.events.emit(told);
                 Ok(TakenOver { generation, warnings })
@@ -418,7 +421,7 @@ impl Live {
     /// From the first accept to the last.
     async fn live(self) -> Result<(), StartError> {
         let Self { roof, prepared, admin_socket, options } = self;
-        let generation = roof.commit(prepared);
+        let (generation, _) = roof.commit(prepared);
         // So that the gauges of tables are there from the first scrape on.
         roof.sweep();
         let backstage = CancellationToken::new();

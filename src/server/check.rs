@@ -72,18 +72,20 @@ fn state(config: &Config) -> Vec<Diagnostic> {
     match EmbeddedStore::open_read_only(&config.state_dir) {
         Ok(None) => {}
         Ok(Some(store)) => match readable(Arc::new(store), &config.policy) {
-            Ok(ids) => found.extend(ids.into_iter().map(|id| {
-                Diagnostic::warning(
-                    format!("approval {id} would be suspended: its signatures no longer suffice"),
-                    &Span::default(),
-                )
-                .help("keep its signers in `approvals.signer`, or have it signed anew")
-            })),
+            Ok(ids) => found.extend(ids.iter().map(|id| suspends(id, "would be"))),
             Err(error) => found.push(Diagnostic::error(error.to_string(), here)),
         },
         Err(error) => found.push(Diagnostic::error(error.to_string(), here)),
     }
     found
+}
+
+/// Of an approval that these signers do not carry.
+pub(super) fn suspends(id: &str, is: &str) -> Diagnostic {
+    Diagnostic::warning(format!("approval {id} {is} suspended: its signatures no longer suffice"), &Span::default()).help(
+        "keep its signers in `approvals.signer`, or have it signed anew; once suspended it comes back by `doorward approvals \
+         activate` alone, with a new token",
+    )
 }
 
 /// Reads every row as a start would; returns the approvals that it would suspend.

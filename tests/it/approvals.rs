@@ -297,6 +297,8 @@ fn an_approval_whose_signer_left_is_suspended_and_check_says_so_beforehand() {
         assert_eq!(visit(&stage, &token).await, "200", "check changes nothing");
         let reloaded = rewrite(&stage, |_| changed);
         assert!(reloaded.status.success(), "{}", String::from_utf8_lossy(&reloaded.stderr));
+        let warned = String::from_utf8_lossy(&reloaded.stderr).into_owned();
+        assert!(warned.contains(&format!("approval {id} is suspended")) && warned.contains("approvals activate"), "{warned}");
         event(&mut stage, &["approval.changed", &id, "suspended"]).await;
         assert_eq!(visit(&stage, &token).await, "403 approval-revoked");
         rewrite(&stage, |text| text.replace("bob.pub", "alice.pub"));
