@@ -56,7 +56,7 @@ enum Command {
     /// Run the gateway
     #[command(long_about = "Runs the gateway in the foreground. The ready line goes to stderr, READY=1 to systemd.\n\n\
         TERM, INT and QUIT drain: stderr says how many connections are open and until when they have, and at the end how many were \
-        cut. A second one ends at once. HUP takes over the file; USR1 reopens the logs.")]
+        cut. A second one ends at once. HUP takes over the file, and so does saving it, or a file that it names; USR1 reopens the logs.")]
     Run,
     /// Check all that a start would check, binding and creating nothing
     #[command(

@@ -110,7 +110,7 @@ fn files_to_make(config: &Config, fault: Fault) -> Vec<Diagnostic> {
         let LogTarget::File(path) = target else { continue };
         let opened = if path.exists() { events::probe(path).map_err(|error| error.to_string()) } else { room(path) };
         if let Err(fault) = opened {
-            let help = "make its folder writable for the gateway";
+            let help = "create its folder, or make it writable for the gateway";
             found.push(Diagnostic::error(format!("`{key}`: {fault}"), span).help(help));
         }
     }

@@ -123,7 +123,7 @@ pub(super) fn probe_logs(config: &Config) -> Vec<Diagnostic> {
             let config::LogTarget::File(path) = target else { return None };
             let error = crate::events::probe(path).err()?;
             let message = format!("`{key}`: {error}");
-            Some(Diagnostic::error(message, span).help("make its folder writable for the gateway"))
+            Some(Diagnostic::error(message, span).help("create its folder, or make it writable for the gateway"))
         })
         .collect()
 }

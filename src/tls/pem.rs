@@ -202,6 +202,9 @@ fn unreadable(path: &Path, error: &std::io::Error) -> FileError {
         ErrorKind::PermissionDenied => {
             FileError::new(message, "let the user that the gateway runs as read it, and enter its folder")
         }
+        ErrorKind::NotFound => {
+            FileError::new(message, "put it there, or name another; relative paths start at the working directory")
+        }
         _ => FileError::bare(message),
     }
 }

@@ -119,7 +119,11 @@ impl Compiler<'_> {
             Ok(public_key) => Some(Signer { name: name.to_owned(), public_key, party: table.party.as_ref()?.value }),
             Err(fault) => {
                 let message = format!("`approvals.signer.{name}.public_key`: {}: {fault}", path.value.display());
-                self.error(message, &path.span, "openssl pkey -in KEY -pubout makes one from an Ed25519 key");
+                self.error(
+                    message,
+                    &path.span,
+                    "openssl pkey -in KEY -pubout makes one from an Ed25519 key; relative paths start at the working directory",
+                );
                 None
             }
         }
