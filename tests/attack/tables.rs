@@ -104,10 +104,11 @@ fn clock() -> ManualClock {
 fn limits(report: &mut Lines) {
     let quota = Quota { requests: 120, per: 60 * SECOND, burst: 40 };
     let spec = LimitSpec { name: "per-client".into(), key: vec![LimitKey::Client], quota, mode: LimitMode::Enforce };
-    let (limits, clock) = (Limits::new(&[spec]), clock());
+    let specs = [spec];
+    let (limits, clock) = (Limits::new(&specs), clock());
     let charge = |client: ClientAddr, now: Now| {
         let subject = LimitSubject { client: Some(client.key), ..LimitSubject::default() };
-        limits.charge(&[LimitId(0)], &subject, &mut Charges::default(), now).is_ok()
+        limits.charge(&specs, &[LimitId(0)], &subject, &mut Charges::default(), now).is_ok()
     };
     let before = memory_of("self");
     let (known, spent) = (honest(1), honest(2));
