@@ -17,8 +17,6 @@ pub(super) struct Capacity {
     seats: AtomicUsize,
     waiting: AtomicUsize,
     freed: Notify,
-    /// How often something became free while somebody waited.
-    times: AtomicUsize,
     /// The workers' shelves on which its connections may lie idle.
     shelves: Mutex<Vec<Weak<Shelves>>>,
 }
@@ -31,8 +29,8 @@ pub(super) struct Waiting<'a> {
     capacity: &'a Capacity,
     /// Nobody was there before.
     pub first: bool,
-    /// What it passed on last, of the times that something became free.
-    passed: usize,
+    /// Who waits beside it for the streams of one worker's connections.
+    pub streams: Option<Arc<Notify>>,
 }
 
 impl Capacity {
@@ -52,13 +50,12 @@ impl Capacity {
         let most = cap.saturating_mul(WAITING_FACTOR).max(WAITING_AT_LEAST);
         let more = |waiting: usize| (waiting < most).then_some(waiting + 1);
         let before = self.waiting.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).ok()?;
-        Some(Waiting { capacity: self, first: before == 0, passed: usize::MAX })
+        Some(Waiting { capacity: self, first: before == 0, streams: None })
     }
 
-    /// Tells the one who waits longest that something may be free: a connection, a stream, a place for a new one.
+    /// Tells the one who waits longest that something may be free: a connection, a place for a new one.
     pub fn free(&self) {
         if self.is_queued() {
-            self.times.fetch_add(1, Ordering::SeqCst);
             self.freed.notify_one();
         }
     }
@@ -77,10 +74,10 @@ impl Capacity {
         }
     }
 
-    /// Closes one connection that lies idle on any worker's shelf; whether there was one. Its seat is free once it has ended.
-    pub fn evict(&self, server: u64) -> bool {
+    /// Closes one connection that lies idle on any worker's shelf. Its seat is free once it has ended.
+    pub fn evict(&self, server: u64) {
         let known: Vec<_> = self.known().iter().filter_map(Weak::upgrade).collect();
-        known.iter().any(|shelves| shelves.evict(server))
+        let _ = known.iter().any(|shelves| shelves.evict(server));
     }
 
     fn known(&self) -> MutexGuard<'_, Vec<Weak<Shelves>>> {
@@ -101,21 +98,13 @@ impl Drop for Seat {
     }
 }
 
-impl Waiting<'_> {
-    /// It was told of what it cannot use, such as a stream on another worker's connection: the next one may. Once for each time
-    /// that something became free, so that what nobody can use does not go round for ever.
-    pub fn pass_on(&mut self) {
-        let times = self.capacity.times.load(Ordering::SeqCst);
-        if std::mem::replace(&mut self.passed, times) != times {
-            self.capacity.freed.notify_one();
-        }
-    }
-}
-
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.capacity.waiting.fetch_sub(1, Ordering::SeqCst);
         self.capacity.free();
+        if let Some(streams) = &self.streams {
+            streams.notify_one();
+        }
     }
 }
 
@@ -141,21 +130,6 @@ mod tests {
         assert!(capacity.queue(1).is_none());
         drop(held);
         assert!(!capacity.is_queued());
-    }
-
-    #[tokio::test]
-    async fn what_nobody_can_use_is_passed_on_once_by_each() {
-        let capacity = Capacity::default();
-        let mut all: Vec<_> = (0..3).map(|_| capacity.queue(1).unwrap()).collect();
-        capacity.free();
-        for waiting in &mut all {
-            capacity.freed().await;
-            waiting.pass_on();
-        }
-        capacity.freed().await;
-        all.iter_mut().for_each(Waiting::pass_on);
-        let again = tokio::time::timeout(std::time::Duration::from_millis(20), capacity.freed()).await;
-        assert!(again.is_err(), "it goes round for ever");
     }
 
     #[tokio::test]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::header::UPGRADE;
 use http::{Method, Request, Response};
 use hyper::client::conn::http2;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::clock::Alarm;
@@ -52,6 +53,8 @@ struct Shelf {
     server: Weak<Server>,
     idle: Vec<Idle>,
     shared: Vec<Shared>,
+    /// A stream of the shared ones became free: it is of no use to other workers, who would keep the news to themselves.
+    freed: Arc<Notify>,
     /// Held while connecting to what may speak HTTP/2, so that a burst makes one connection and not one each.
     gate: Arc<tokio::sync::Mutex<()>>,
 }
@@ -216,21 +219,27 @@ impl Pool {
         let mut waiting = capacity.queue(terms.upstream.connections).ok_or("too many wait for its connections")?;
         let until = *terms.until.get_or_insert_with(|| Instant::now() + limit);
         let mut turn = waiting.first;
+        let streams = self.shelves.freed(server);
+        waiting.streams = (!terms.h1_only).then(|| streams.clone());
         loop {
-            let freed = capacity.freed();
-            tokio::pin!(freed);
+            let (freed, stream) = (capacity.freed(), streams.notified());
+            tokio::pin!(freed, stream);
             freed.as_mut().enable();
+            if !terms.h1_only {
+                stream.as_mut().enable();
+            }
             if turn {
                 match self.lease_now(server, terms, kept).await {
                     // what lies idle on another worker's shelf makes room
-                    Err(NoLease::Full) if capacity.evict(server.id) => {}
-                    Err(NoLease::Full) => waiting.pass_on(),
+                    Err(NoLease::Full) => capacity.evict(server.id),
                     Err(NoLease::Failed(cause)) => return Err(cause),
                     Ok(leased) => return Ok(leased),
                 }
             }
-            if tokio::time::timeout_at(until, freed).await.is_err() {
-                return Err(busy);
+            tokio::select! {
+                () = freed => {}
+                () = stream, if !terms.h1_only => {}
+                () = tokio::time::sleep_until(until) => return Err(busy),
             }
             turn = true;
         }
@@ -285,7 +294,7 @@ impl Outstanding {
     /// A stream makes room for one who waits; a connection does when it is closed, or kept.
     fn release(&mut self) {
         if self.stream.take().is_some() {
-            self.server.capacity.free();
+            self.shelves.streams_are_free(&self.server);
         }
     }
 
@@ -399,13 +408,26 @@ impl Shelves {
                 let lease = shared.lease();
                 Shelf::of(&mut self.lock(), server).shared.push(shared);
                 // the rest of its streams
-                server.capacity.free();
+                self.streams_are_free(server);
                 lease
             }
             h1 @ Wire::H1(_) => Lease::fresh(h1, None),
         };
         drop(turn);
         Ok(lease)
+    }
+
+    /// Resolves for one who waits, each time, once a stream may be free.
+    fn freed(&self, server: &Arc<Server>) -> Arc<Notify> {
+        Shelf::of(&mut self.lock(), server).freed.clone()
+    }
+
+    fn streams_are_free(&self, server: &Arc<Server>) {
+        if server.capacity.is_queued() {
+            self.freed(server).notify_one();
+            // Its connection may be in nobody's use: another worker may close it for its place.
+            server.capacity.free();
+        }
     }
 
     /// Closes the connection to a server that has lain idle longest here; whether there was one.
@@ -427,6 +449,7 @@ impl Shelf {
             server: Arc::downgrade(server),
             idle: Vec::new(),
             shared: Vec::new(),
+            freed: Arc::default(),
             gate: Arc::default(),
         })
     }
