@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Alarm;
 
+use super::seldom::Seldom;
 use super::wire::Watch;
 
 /// How long each phase may last.
@@ -77,11 +78,12 @@ where
     C: Future<Output = Result<(), E>>,
 {
     let mut course = Course::new(patience);
-    let mut stopped = pin!(stop.cancelled());
+    let stopped = pin!(stop.cancelled());
+    let mut stopped = Seldom::new(stopped);
     let mut stopping = false;
     let mut alarm = Alarm::default();
     poll_fn(move |cx| {
-        if !stopping && stopped.as_mut().poll(cx).is_ready() {
+        if !stopping && Pin::new(&mut stopped).poll(cx).is_ready() {
             stopping = true;
             ask(connection.as_mut(), Wish::Leave);
         }

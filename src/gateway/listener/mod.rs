@@ -10,6 +10,7 @@ mod http;
 mod nap;
 mod plain;
 mod proxy;
+mod seldom;
 mod sift;
 mod slots;
 mod tickets;
@@ -40,6 +41,7 @@ use crate::policy::ban::BanAnswer;
 
 use self::drive::End;
 use self::handshake::Secured;
+use self::seldom::Seldom;
 use self::slots::{ClientSlot, Slot};
 use self::wire::{Held, Watch, Wire};
 use super::{Connection, Snapshot, Worker};
@@ -188,26 +190,33 @@ impl Door {
         let (door, open) = (Arc::clone(self), self.open.token());
         let whose = Arc::clone(&watch);
         let task = tokio::spawn(async move {
-            let mut served = pin!(door.receive(stream, peer, slot, guest, &watch, open));
-            loop {
-                tokio::select! {
-                    biased;
-                    () = &mut served => break,
-                    () = door.cut.cancelled() => break,
-                    () = watch.shed.notified() => {
-                        if watch.at_rest_since().is_some() {
-                            door.emit(Event::ConnectionRefused { peer, client: None, cause: ConnectionCause::Shed });
-                            break;
-                        }
-                        door.slots.readmit(&watch);
-                    }
-                }
+            let served = pin!(door.receive(stream, peer, slot, guest, &watch, open));
+            let turned_out = pin!(door.turned_out(peer, &watch));
+            tokio::select! {
+                biased;
+                () = served => {}
+                () = Seldom::new(turned_out) => {}
             }
             // What lives on is a tunnel.
             watch.never_rest();
         });
         whose.lives_in(task.abort_handle());
         Ok(())
+    }
+
+    /// Resolves once a connection is to end where it stands: cut by a drain, or shed while at rest.
+    async fn turned_out(&self, peer: IpAddr, watch: &Arc<Watch>) {
+        loop {
+            tokio::select! {
+                biased;
+                () = self.cut.cancelled() => return,
+                () = watch.shed.notified() => {}
+            }
+            if watch.at_rest_since().is_some() {
+                return self.emit(Event::ConnectionRefused { peer, client: None, cause: ConnectionCause::Shed });
+            }
+            self.slots.readmit(watch);
+        }
     }
 
     /// A banned or too busy client is turned away before anybody would give up a place for it.
