@@ -19,12 +19,12 @@ use crate::policy::route::canonical_host;
 use crate::tls::{self, Examined, RefusedCertificate, ServerChoice, UnknownServerName};
 
 use super::super::{Connection, Worker};
+use super::session::Session;
 use super::wire::{Watch, Wire};
 
 /// A connection whose handshake is done.
 pub(super) struct Secured {
-    /// In a box: it is handed on often, and large.
-    pub stream: Box<TlsStream<Wire>>,
+    pub stream: Session,
     pub connection: Arc<Connection>,
     /// By ALPN; without it the client speaks HTTP/1.
     pub h2: bool,
@@ -100,7 +100,7 @@ async fn negotiate(worker: &Worker, wire: Wire, peer: IpAddr, client: ClientAddr
     let server_name = server_name.flatten().map(Into::into);
     let mut connection = Connection::new(peer, client, server_name, chain, tls);
     connection.verdict = verdict.map(|verdict| (generation, verdict)).into();
-    Ok(Secured { stream: Box::new(stream), connection: Arc::new(connection), h2 })
+    Ok(Secured { stream: Session(Box::new(stream)), connection: Arc::new(connection), h2 })
 }
 
 /// Finishes a handshake, with what its verifier found.

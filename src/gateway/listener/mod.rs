@@ -11,6 +11,7 @@ mod nap;
 mod plain;
 mod proxy;
 mod seldom;
+mod session;
 mod sift;
 mod slots;
 mod tickets;

@@ -122,6 +122,14 @@ impl Wire {
         self.reset = |stream| drop(stream.set_zero_linger());
         self
     }
+
+    /// Whether a read would find anything: bytes, the end, an error. Where tickets wait for a question it is to be asked.
+    pub(super) fn poll_speaks(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.ahead.is_empty() || !self.tickets.is_empty() {
+            return Poll::Ready(());
+        }
+        self.stream.poll_read_ready(cx).map(drop)
+    }
 }
 
 impl<S> Drop for Wire<S> {
