@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, UPGRADE};
-use http::{Request, Response, StatusCode, Version};
+use http::{Response, StatusCode, Version};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::upgrade::OnUpgrade;
@@ -21,7 +21,9 @@ use tokio::time::Instant;
 
 use crate::clock::Alarm;
 use crate::policy::Permit;
-use crate::upstream::{Body, BodyError, ForwardError, ForwardErrorKind, Pool, Reply, ReplyBody, Sent, Tunnel, Upstream};
+use crate::upstream::{
+    Body, BodyError, ForwardError, ForwardErrorKind, Outbound, Pool, Reply, ReplyBody, Sent, Tunnel, Upstream,
+};
 
 use super::inbound::Inbound;
 use super::{Worker, headers};
@@ -55,7 +57,7 @@ pub struct Forwarded {
     pub tunnel: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
-/// Sends a permitted request. `request` already carries its upstream headers and canonical target. Request trailers are
+/// Sends a permitted request. `outbound` already carries its upstream headers and canonical target. Request trailers are
 /// dropped, response trailers pass. An upgrade is tunnelled only after the upstream's 101.
 ///
 /// Fails closed: a 101 that nobody asked for, or to another protocol than was asked for, is a bad gateway. Without
@@ -64,13 +66,13 @@ pub async fn send(
     worker: &Arc<Worker>,
     upstream: &Upstream,
     permit: &Permit,
-    request: Request<Body>,
+    outbound: Outbound,
     client_upgrade: Option<OnUpgrade>,
     terms: Terms,
 ) -> Result<Forwarded, ForwardError> {
     // Taken for what it proves: nothing is forwarded without one.
     let _: &Permit = permit;
-    exchange(&worker.pool, upstream, request, client_upgrade, &terms).await
+    exchange(&worker.pool, upstream, outbound, client_upgrade, &terms).await
 }
 
 /// The client's body with its cap and its deadline for progress, trailers dropped.
@@ -88,10 +90,11 @@ pub fn request_body(body: impl Into<Inbound>, terms: &Terms) -> Body {
 async fn exchange(
     pool: &Pool,
     upstream: &Upstream,
-    mut request: Request<Body>,
+    mut outbound: Outbound,
     client_upgrade: Option<OnUpgrade>,
     terms: &Terms,
 ) -> Result<Forwarded, ForwardError> {
+    let request = &mut outbound.request;
     if request.body().size_hint().lower() > terms.body {
         let cause = format!("the request announces more than {} bytes of body", terms.body);
         return Err(ForwardError { kind: ForwardErrorKind::BodyTooLarge, unsent: true, cause });
@@ -107,7 +110,7 @@ async fn exchange(
         request.headers_mut().remove(CONNECTION);
     }
 
-    let Reply { mut response, server } = pool.send(upstream, request).await?;
+    let Reply { mut response, server } = pool.send(upstream, outbound).await?;
     // How the upstream speaks is no matter between the client and this gateway.
     *response.version_mut() = Version::HTTP_11;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {

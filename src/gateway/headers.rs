@@ -15,6 +15,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Version};
 
 use crate::events::DecisionId;
 use crate::policy::{AccountKind, Denial, Identity, Permit, Reason};
+use crate::upstream::Preset;
 
 use super::Connection;
 
@@ -120,17 +121,20 @@ pub fn upgrade(headers: &HeaderMap, version: Version) -> Option<HeaderValue> {
 /// names, credentials of ours; then sets what is known. Keeps `TE: trailers`, `traceparent`, `Host`.
 ///
 /// `Upgrade` and `Connection: upgrade` stay where [`upgrade`] finds them; `forward::send` drops them where the exchange may
-/// not be upgraded. Fails closed: nothing is set before everything that could pose as it is gone.
-pub fn towards_upstream(headers: &mut HeaderMap, up: &Upward<'_>) {
+/// not be upgraded. Where the request came from is the answer, and goes with them.
+///
+/// Fails closed: nothing is set before everything that could pose as it is gone.
+pub fn towards_upstream(headers: &mut HeaderMap, up: &Upward<'_>) -> Arc<Preset> {
     strip_request(headers);
     let through_proxy = (!up.believed.is_empty()).then_some(up.connection.client.ip);
     let hops = Hops { believed: up.believed, peer: through_proxy, client: up.client };
-    set_origin(headers, &hops, up.host, &up.connection.origin);
+    let origin = origin(headers, &hops, up.host, &up.connection.origin);
     headers.insert(DOORWARD_DECISION, up.decision.clone());
     set_caller(headers, up.permit.identity().map(Arc::as_ref), up.permit.approval().map(|approval| &*approval.id));
     if let (true, Some(identity), Some(leaf)) = (up.held_chain, up.permit.identity(), up.connection.chain.first()) {
         set_chain(headers, leaf, &identity.path);
     }
+    origin
 }
 
 /// Response headers towards the client: hop-by-hop removed, `Doorward-Decision` and HSTS set.
@@ -228,42 +232,39 @@ pub struct Origin {
     /// As the client sent it.
     host: Box<str>,
     told_host: HeaderValue,
-    forwarded_for: HeaderValue,
-    forwarded: HeaderValue,
+    preset: Arc<Preset>,
 }
 
 impl Origin {
     fn new(hops: &Hops<'_>, host: &str) -> Self {
-        Self {
-            host: host.into(),
-            told_host: plain(host),
-            forwarded_for: ascii(&forwarded_for(hops)),
-            forwarded: ascii(&forwarded(hops, host)),
-        }
+        let told_host = plain(host);
+        let preset = Preset::new(vec![
+            (X_FORWARDED_FOR, ascii(&forwarded_for(hops))),
+            (X_FORWARDED_PROTO, HeaderValue::from_static("https")),
+            (X_FORWARDED_HOST, told_host.clone()),
+            (FORWARDED, ascii(&forwarded(hops, host))),
+        ]);
+        Self { host: host.into(), told_host, preset: Arc::new(preset) }
     }
 
-    fn set(&self, headers: &mut HeaderMap) {
-        // For these, the decision and who the caller is: the map grows once.
-        headers.reserve(10);
-        headers.insert(X_FORWARDED_FOR, self.forwarded_for.clone());
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("https"));
-        headers.insert(X_FORWARDED_HOST, self.told_host.clone());
-        headers.insert(FORWARDED, self.forwarded.clone());
+    /// A request over HTTP/2 has its host in its target.
+    fn tell(&self, headers: &mut HeaderMap) -> Arc<Preset> {
         if !headers.contains_key(HOST) {
             headers.insert(HOST, self.told_host.clone());
         }
+        Arc::clone(&self.preset)
     }
 }
 
 /// `known` is the connection's: its requests have one origin while they name one host and no trusted proxy stands between.
-fn set_origin(headers: &mut HeaderMap, hops: &Hops<'_>, host: &str, known: &OnceLock<Origin>) {
+fn origin(headers: &mut HeaderMap, hops: &Hops<'_>, host: &str, known: &OnceLock<Origin>) -> Arc<Preset> {
     if hops.peer.is_none() {
         let known = known.get_or_init(|| Origin::new(hops, host));
         if *known.host == *host {
-            return known.set(headers);
+            return known.tell(headers);
         }
     }
-    Origin::new(hops, host).set(headers);
+    Origin::new(hops, host).tell(headers)
 }
 
 fn set_caller(headers: &mut HeaderMap, identity: Option<&Identity>, approval: Option<&str>) {

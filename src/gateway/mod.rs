@@ -40,7 +40,7 @@ use crate::state::bans::BanTable;
 use crate::state::guesses::GuessLedger;
 use crate::state::limits::{Charges, LimitSubject, Limits};
 use crate::tls::{CertVerdict, TlsState};
-use crate::upstream::{Body, ForwardError, ForwardErrorKind, Pool, Upstream};
+use crate::upstream::{Body, ForwardError, ForwardErrorKind, Outbound, Pool, Upstream};
 
 use headers::Upward;
 use inbound::Inbound;
@@ -377,7 +377,7 @@ impl<'a> Passage<'a> {
     ) -> Result<Response<Body>, ForwardError> {
         let upstream = upstream.ok_or_else(|| unsent("the route's upstream is not there"))?;
         let upgrade = headers::upgrade(&head.headers, head.version).and_then(|_| head.extensions.remove::<OnUpgrade>());
-        headers::towards_upstream(
+        let origin = headers::towards_upstream(
             &mut head.headers,
             &Upward {
                 connection: self.connection,
@@ -392,7 +392,7 @@ impl<'a> Passage<'a> {
         head.uri = target.path.to_target().ok_or_else(|| unsent("the canonical target is not a URI"))?.into();
         // How the client speaks is no matter between this gateway and the application.
         head.version = Version::HTTP_11;
-        let request = Request::from_parts(head, body);
+        let request = Outbound { request: Request::from_parts(head, body), preset: Some(origin) };
         let forward::Forwarded { response, server, tunnel } =
             forward::send(self.worker, &upstream, permit, request, upgrade, terms).await?;
         self.recorder.record.upstream = Some(server);

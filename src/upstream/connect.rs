@@ -116,8 +116,9 @@ pub(super) async fn dial(server: &Server, h1_only: bool, limit: Duration, seat: 
 impl Wire {
     /// Sends one request and waits for the head of its response. What the server says before it (1xx) is skipped.
     pub async fn exchange(self, server: &Server, mut request: Box<Request<Outgoing>>) -> Result<Response<Incoming>, Failure> {
+        let preset = request.body().preset();
         match self {
-            Self::H1(connection) => match connection.exchange(request).await {
+            Self::H1(connection) => match connection.exchange(request, preset).await {
                 Ok(response) => Ok(response.map(|body| {
                     let early = !body.is_end_stream() && !body.is_request_over();
                     if early { Incoming::Early(h1::Relayed::new(body)) } else { Incoming::H1(body) }

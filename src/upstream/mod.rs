@@ -27,6 +27,7 @@ use crate::config::{HealthSpec, ServerUrl, UpstreamSpec, UpstreamTimeouts};
 use crate::events::Events;
 use crate::policy::Name;
 
+pub use outgoing::{Outbound, Preset};
 pub use pool::Pool;
 pub use reply::{Reply, ReplyBody, Tunnel};
 use server::Server;

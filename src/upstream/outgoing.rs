@@ -1,4 +1,4 @@
-//! A request on its way out: one framing, no trailers, and a note of whose turn it is.
+//! A request on its way out: one framing, no trailers, what is added to it, and a note of whose turn it is.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,10 +17,26 @@ use crate::clock::Alarm;
 
 use super::{Body, BodyError, ForwardErrorKind};
 
+/// A request, and what the gateway adds to it.
+pub struct Outbound {
+    pub request: Request<Body>,
+    pub preset: Option<Arc<Preset>>,
+}
+
+/// Fields that many requests carry beside their own, put into words once.
+///
+/// Fails closed: what HTTP/1.1 is sent are values of the map that HTTP/2 is given, so that no line of it ends early.
+#[derive(Debug, Default)]
+pub struct Preset {
+    fields: Vec<(HeaderName, HeaderValue)>,
+    lines: Vec<u8>,
+}
+
 /// The request body as a connection pulls it. Request trailers end here: they would carry fields past every check.
 pub(super) struct Outgoing {
     body: Body,
     sending: Option<Arc<Sending>>,
+    preset: Option<Arc<Preset>>,
 }
 
 /// What the puller of a request body leaves for the one who waits for the response.
@@ -41,10 +57,19 @@ const TOO_LARGE: u8 = 1;
 const BROKEN: u8 = 2;
 
 /// Wraps a request's body; one without a body has nothing to watch.
-pub(super) fn wrap(request: Request<Body>) -> (Request<Outgoing>, Option<Arc<Sending>>) {
+pub(super) fn wrap(outbound: impl Into<Outbound>) -> (Request<Outgoing>, Option<Arc<Sending>>) {
+    let Outbound { request, preset } = outbound.into();
     let sending = (!request.body().is_end_stream()).then(|| Arc::new(Sending::new()));
     let watched = sending.clone();
-    (request.map(|body| Outgoing { body, sending: watched }), sending)
+    (request.map(|body| Outgoing { body, sending: watched, preset }), sending)
+}
+
+/// Writes one line of HTTP/1.1.
+pub(super) fn field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
 }
 
 /// Resolves once the upstream, asked at `asked`, has owed the response head for `limit`. The clock starts anew with every chunk of
@@ -75,8 +100,13 @@ pub(super) fn to_h2(request: &mut Request<Outgoing>, scheme: &Scheme, fallback: 
     *request.uri_mut() = Uri::builder().scheme(scheme.clone()).authority(authority).path_and_query(path).build()?;
     *request.version_mut() = Version::HTTP_2;
     let framing = Framing::of(request);
+    // From here on they are its own, also where it goes on over HTTP/1.1.
+    let preset = request.body_mut().preset.take();
     let headers = request.headers_mut();
     framing.set(headers);
+    for (name, value) in preset.iter().flat_map(|preset| preset.fields()) {
+        headers.insert(name.clone(), value.clone());
+    }
     for name in [HOST, CONNECTION, UPGRADE, TRAILER, HeaderName::from_static("keep-alive")] {
         headers.remove(name);
     }
@@ -110,6 +140,37 @@ impl Framing {
             Self::Empty => headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0")),
             Self::Exact(length) => headers.insert(CONTENT_LENGTH, HeaderValue::from(length)),
         };
+    }
+}
+
+impl From<Request<Body>> for Outbound {
+    fn from(request: Request<Body>) -> Self {
+        Self { request, preset: None }
+    }
+}
+
+impl Preset {
+    pub fn new(fields: Vec<(HeaderName, HeaderValue)>) -> Self {
+        let mut lines = Vec::new();
+        for (name, value) in &fields {
+            field(&mut lines, name.as_str(), value.as_bytes());
+        }
+        Self { fields, lines }
+    }
+
+    pub fn fields(&self) -> &[(HeaderName, HeaderValue)] {
+        &self.fields
+    }
+
+    /// The same as lines of HTTP/1.1.
+    pub(super) fn lines(&self) -> &[u8] {
+        &self.lines
+    }
+}
+
+impl Outgoing {
+    pub fn preset(&self) -> Option<Arc<Preset>> {
+        self.preset.clone()
     }
 }
 

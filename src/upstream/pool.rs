@@ -16,9 +16,9 @@ use crate::config::ServerScheme;
 
 use super::connect::{Failure, Incoming, Socket, StreamCap, Wire, dial};
 use super::h1;
-use super::outgoing::{self, Outgoing, Sending};
+use super::outgoing::{self, Outbound, Outgoing, Sending};
 use super::server::{Server, Spoken};
-use super::{Body, ForwardError, ForwardErrorKind, Reply, ReplyBody, Sent, Upstream};
+use super::{ForwardError, ForwardErrorKind, Reply, ReplyBody, Sent, Upstream};
 
 /// Idle HTTP/1 connections kept per server and worker.
 const MAX_IDLE: usize = 512;
@@ -124,11 +124,12 @@ impl Pool {
     ///
     /// The response deadline runs from sending; while the request body flows it starts anew with every chunk, and stands
     /// still while the client owes the next one. What is wrong with the client's body is told as the client's fault.
-    pub async fn send(&self, upstream: &Upstream, request: Request<Body>) -> Result<Reply, ForwardError> {
-        if request.method() == Method::CONNECT {
+    pub async fn send(&self, upstream: &Upstream, outbound: impl Into<Outbound>) -> Result<Reply, ForwardError> {
+        let outbound = outbound.into();
+        if outbound.request.method() == Method::CONNECT {
             return Err(ForwardError::new(ForwardErrorKind::BadGateway, true, "CONNECT is never forwarded"));
         }
-        let (request, sending) = outgoing::wrap(request);
+        let (request, sending) = outgoing::wrap(outbound);
         // Boxed: it passes through many hands, each of which would hold the room for it.
         let mut request = Box::new(request);
         let mut tried = Vec::new();

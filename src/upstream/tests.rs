@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, Empty, Full, StreamBody};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -487,6 +487,27 @@ async fn the_target_and_host_of_http_1_stay_and_te_is_named_in_connection() {
     assert!(head.starts_with("GET /a%2520b?c=d HTTP/1.1\r\n"), "{head}");
     assert!(head.contains("\r\nhost: Portal.example.com:8443\r\n"), "{head}");
     assert!(head.contains("\r\nte: trailers\r\n") && head.contains("\r\nconnection: te\r\n"), "{head}");
+}
+
+#[tokio::test]
+async fn what_is_added_to_a_request_goes_along_once_over_either_http() {
+    let preset = Preset::new(vec![(HeaderName::from_static("x-told"), HeaderValue::from_static("by the gateway"))]);
+    let preset = Arc::new(preset);
+    let told = || Outbound { request: get("/"), preset: Some(Arc::clone(&preset)) };
+    let mut server = raw(OK, false).await;
+    finish(Pool::new().send(&plain(&[server.address]), told()).await.unwrap()).await;
+    let head = server.requests.recv().await.unwrap();
+    assert_eq!(head.matches("\r\nx-told: by the gateway\r\n").count(), 1, "{head}");
+    assert!(head.ends_with("\r\n\r\n") && head.matches("\r\n\r\n").count() == 1, "{head}");
+
+    let (address, mut seen) = h2_echo(100).await;
+    finish(Pool::new().send(&prepared(&spec(vec![url(ServerScheme::H2c, address)])), told()).await.unwrap()).await;
+    assert_eq!(seen.recv().await.unwrap().request.headers["x-told"], "by the gateway");
+
+    // Handed back unsent over HTTP/2, it may go on over HTTP/1.1.
+    let (mut request, _) = outgoing::wrap(told());
+    outgoing::to_h2(&mut request, &http::uri::Scheme::HTTP, "a").unwrap();
+    assert!(request.body().preset().is_none() && request.headers().contains_key("x-told"));
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use http::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -68,7 +69,7 @@ async fn front(application: SocketAddr, limits: Limits) -> Front {
                     let asks = headers::upgrade(request.headers(), request.version()).is_some();
                     let upgrade = asks.then(|| hyper::upgrade::on(&mut request));
                     let request = request.map(|body| request_body(body, &terms));
-                    let answer = exchange(&pool, &upstream, request, upgrade, &terms).await;
+                    let answer = exchange(&pool, &upstream, request.into(), upgrade, &terms).await;
                     let _ = tell.send(match &answer {
                         Ok(Forwarded { response, .. }) => Ok(response.status()),
                         Err(error) => Err((error.kind, error.unsent)),

@@ -16,6 +16,12 @@ fn nets(list: &[&str]) -> Nets {
     list.iter().map(|net| net.parse().unwrap()).collect()
 }
 
+/// As the application hears of it.
+fn set_origin(headers: &mut HeaderMap, hops: &Hops<'_>, host: &str, known: &OnceLock<Origin>) {
+    let preset = origin(headers, hops, host, known);
+    preset.fields().iter().for_each(|(name, value)| drop(headers.append(name, value.clone())));
+}
+
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
@@ -249,6 +255,7 @@ fn the_application_is_told_where_a_request_came_from() {
 
     let believed = [ip("2001:db8::1"), ip("10.1.1.1")];
     let hops = Hops { believed: &believed, peer: Some(ip("10.0.0.1")), client: ip("2001:db8::1") };
+    let mut headers = map(&[("host", "portal.example.com")]);
     set_origin(&mut headers, &hops, "portal.example.com:8443", &OnceLock::new());
     assert_eq!(all(&headers, "x-forwarded-for"), ["2001:db8::1, 10.1.1.1, 10.0.0.1"]);
     assert_eq!(

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, request};
 
-use super::super::outgoing::Framing;
+use super::super::outgoing::{Framing, field};
 use super::Fault;
 
 /// Fields of a head, or of trailers.
@@ -32,8 +32,8 @@ pub(super) struct Lines {
 }
 
 /// Writes a request in HTTP/1.1: origin-form target, `Host`, the one framing that is given. What the head says of
-/// framing and connection is not asked (RFC 9112 section 6.3).
-pub(super) fn write(out: &mut Vec<u8>, head: &request::Parts, framing: Framing) {
+/// framing and connection is not asked (RFC 9112 section 6.3). `preset` are whole lines.
+pub(super) fn write(out: &mut Vec<u8>, head: &request::Parts, framing: Framing, preset: &[u8]) {
     out.extend_from_slice(head.method.as_str().as_bytes());
     out.push(b' ');
     out.extend_from_slice(head.uri.path_and_query().map_or("/", |path| path.as_str()).as_bytes());
@@ -48,6 +48,7 @@ pub(super) fn write(out: &mut Vec<u8>, head: &request::Parts, framing: Framing) 
         upgrade |= *name == UPGRADE;
         field(out, name.as_str(), value.as_bytes());
     }
+    out.extend_from_slice(preset);
     if let Some(authority) = head.uri.authority().filter(|_| !host) {
         field(out, "host", authority.as_str().as_bytes());
     }
@@ -67,13 +68,6 @@ pub(super) fn write(out: &mut Vec<u8>, head: &request::Parts, framing: Framing) 
         }
         Framing::Unknown => field(out, "transfer-encoding", b"chunked"),
     }
-    out.extend_from_slice(b"\r\n");
-}
-
-fn field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value);
     out.extend_from_slice(b"\r\n");
 }
 

@@ -20,6 +20,7 @@ mod tests;
 use std::future::{Future as _, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::BytesMut;
@@ -28,6 +29,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::task::coop::unconstrained;
 
 use super::BodyError;
+use super::outgoing::Preset;
 use framing::Framing;
 use head::{Head, Lines};
 use upload::Upload;
@@ -89,12 +91,17 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         Box::new(Self { io, inbox: Inbox { bytes: BytesMut::new(), stride: FIRST_READ }, outbox: Vec::new() })
     }
 
-    /// Sends one request and waits for the head of its response; interim responses (1xx) are skipped. A 101 is a response like
+    /// Sends one request, `preset` behind its own fields, and waits for the head of its response; interim responses (1xx) are
+    /// skipped. A 101 is a response like
     /// others, whose body ends at once and can become a [`Tunnel`].
     ///
     /// Fails closed: where anything came or ended before the request, nothing of it is sent, and dropped half way the
     /// connection is closed.
-    pub async fn exchange<B>(mut self: Box<Self>, request: Box<Request<B>>) -> Result<Response<Incoming<T, B>>, Failure<B>>
+    pub async fn exchange<B>(
+        mut self: Box<Self>,
+        request: Box<Request<B>>,
+        preset: Option<Arc<Preset>>,
+    ) -> Result<Response<Incoming<T, B>>, Failure<B>>
     where
         B: http_body::Body<Data = bytes::Bytes, Error = BodyError> + Unpin,
     {
@@ -102,7 +109,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
             return Err(Failure::Unsent(request, fault));
         }
         let to_head = request.method() == Method::HEAD;
-        let (mut upload, mut fields) = Upload::new(std::mem::take(&mut self.outbox), *request);
+        let (mut upload, mut fields) =
+            Upload::new(std::mem::take(&mut self.outbox), *request, preset.as_deref().map_or(&[], Preset::lines));
+        drop(preset);
         let mut lines = Lines::default();
         let mut interim = 0;
         let answered = poll_fn(|cx| self.poll_answer(cx, &mut upload, &mut fields, &mut lines, &mut interim));

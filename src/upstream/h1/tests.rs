@@ -130,7 +130,7 @@ async fn outcome_of(peer: Peer, method: &str) -> Outcome {
 
 /// The same, with the cause of what is not whole.
 async fn explained(peer: Peer, method: &str) -> (Outcome, String) {
-    let mut response = match Connection::new(peer).exchange(Box::new(request(method))).await {
+    let mut response = match Connection::new(peer).exchange(Box::new(request(method)), None).await {
         Ok(response) => response,
         Err(Failure::Unsent(_, fault) | Failure::Sent(fault)) => return (Outcome::Refused, fault.to_string()),
     };
@@ -172,7 +172,7 @@ fn body_of(outcome: &Outcome) -> Option<(&[u8], bool)> {
 /// What an exchange with a peer that says no more than OK wrote.
 fn written(request: Request<Body>, takes: usize) -> String {
     let peer = Peer { takes, ..Peer::new([Bytes::from("HTTP/1.1 204 No\r\n\r\n")], Then::Silence) };
-    let mut incoming = block_on(Connection::new(peer).exchange(Box::new(request))).ok().unwrap().into_body();
+    let mut incoming = block_on(Connection::new(peer).exchange(Box::new(request), None)).ok().unwrap().into_body();
     String::from_utf8(std::mem::take(&mut incoming.reclaim().unwrap().io.heard)).unwrap()
 }
 
@@ -215,7 +215,7 @@ fn a_body_that_is_not_as_long_as_it_said_fails_the_exchange() {
     }
     for said in [2, 4] {
         let request = Request::post("/").body(Liar(said, Some("abc".into()))).unwrap();
-        let outcome = block_on(Connection::new(Peer::once(b"HTTP/1.1 200 OK\r\n\r\n")).exchange(Box::new(request)));
+        let outcome = block_on(Connection::new(Peer::once(b"HTTP/1.1 200 OK\r\n\r\n")).exchange(Box::new(request), None));
         assert!(matches!(outcome, Err(Failure::Sent(Fault::Request(_)))), "{said}");
     }
 }
@@ -255,12 +255,12 @@ fn trap_response_splitting_a_connection_with_bytes_behind_the_end_is_not_kept() 
     ] {
         let peer = Peer::new(pieces.iter().map(|piece| Bytes::from(piece.to_string())), Then::Silence);
         let outcome = block_on(async {
-            let mut incoming = Connection::new(peer).exchange(Box::new(request("GET"))).await.ok().unwrap().into_body();
+            let mut incoming = Connection::new(peer).exchange(Box::new(request("GET")), None).await.ok().unwrap().into_body();
             while incoming.frame().await.is_some() {}
             let mut kept = incoming.reclaim()?;
             // The toy pauses before each piece.
             let _ = kept.is_quiet();
-            kept.exchange(Box::new(request("GET"))).await.err()
+            kept.exchange(Box::new(request("GET")), None).await.err()
         });
         assert!(matches!(outcome, None | Some(Failure::Unsent(_, Fault::Unasked))), "{pieces:?}");
     }
@@ -337,7 +337,7 @@ fn trap_ambiguous_framing_is_refused_or_cut_and_never_guessed() {
 fn a_101_becomes_a_tunnel_with_what_was_read_behind_it() {
     let peer = Peer::once(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: toy\r\n\r\nhello");
     let said = block_on(async {
-        let response = Connection::new(peer).exchange(Box::new(request("GET"))).await.ok().unwrap();
+        let response = Connection::new(peer).exchange(Box::new(request("GET")), None).await.ok().unwrap();
         assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
         assert!(http_body::Body::is_end_stream(response.body()));
         let mut said = Vec::new();
@@ -346,14 +346,14 @@ fn a_101_becomes_a_tunnel_with_what_was_read_behind_it() {
     });
     assert_eq!(said, b"hello");
 
-    let ordinary = block_on(Connection::new(Peer::once(b"HTTP/1.1 200 OK\r\n\r\n")).exchange(Box::new(request("GET"))));
+    let ordinary = block_on(Connection::new(Peer::once(b"HTTP/1.1 200 OK\r\n\r\n")).exchange(Box::new(request("GET")), None));
     assert!(ordinary.ok().unwrap().into_body().into_tunnel().is_none());
     let half = futures_util::StreamExt::chain(
         futures_util::stream::iter([Ok(Frame::data(Bytes::from("half")))]),
         futures_util::stream::pending(),
     );
     let request = Request::post("/").body(StreamBody::new(half).boxed_unsync()).unwrap();
-    let early = block_on(Connection::new(Peer::once(b"HTTP/1.1 101 Go\r\n\r\n")).exchange(Box::new(request)));
+    let early = block_on(Connection::new(Peer::once(b"HTTP/1.1 101 Go\r\n\r\n")).exchange(Box::new(request), None));
     assert!(matches!(early, Err(Failure::Sent(Fault::Malformed(_)))), "before the end of the request it is refused");
 }
 
@@ -365,7 +365,9 @@ fn what_ended_or_spoke_before_it_was_asked_is_sent_nothing() {
         if !unasked {
             connection.io.pieces.clear();
         }
-        let Err(Failure::Unsent(_, fault)) = block_on(connection.exchange(Box::new(request("GET")))) else { panic!("sent") };
+        let Err(Failure::Unsent(_, fault)) = block_on(connection.exchange(Box::new(request("GET")), None)) else {
+            panic!("sent")
+        };
         assert_eq!(matches!(fault, Fault::Unasked), unasked);
         assert_eq!(matches!(fault, Fault::Closed), !unasked);
     }
@@ -378,7 +380,7 @@ fn reads_grow_where_much_comes_and_rest_gives_the_buffer_back() {
     bytes.extend_from_slice(&body);
     let (frames, mut kept) = block_on(async {
         let peer = Peer::new([Bytes::from(bytes)], Then::Silence);
-        let mut incoming = Connection::new(peer).exchange(Box::new(request("GET"))).await.ok().unwrap().into_body();
+        let mut incoming = Connection::new(peer).exchange(Box::new(request("GET")), None).await.ok().unwrap().into_body();
         let mut frames = 0;
         let mut came = 0;
         while let Some(Ok(frame)) = incoming.frame().await {

@@ -69,10 +69,10 @@ enum Left {
 
 impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Upload<B> {
     /// Writes into `lines`, which is empty. The map of the request's fields comes back empty, for those of its response.
-    pub fn new(mut lines: Vec<u8>, request: Request<B>) -> (Self, HeaderMap) {
+    pub fn new(mut lines: Vec<u8>, request: Request<B>, preset: &[u8]) -> (Self, HeaderMap) {
         let framing = Framing::of(&request);
         let (mut head, body) = request.into_parts();
-        head::write(&mut lines, &head, framing);
+        head::write(&mut lines, &head, framing, preset);
         head.headers.clear();
         let (body, framing) = match framing {
             Framing::None | Framing::Empty => (None, Left::Exact(0)),
@@ -348,7 +348,7 @@ mod tests {
         let body = Turns { pieces, exact, waits: 1, until_pause: pause };
         let request = Request::post("/").body(body).unwrap();
         let mut socket = Socket { heard: Vec::new(), writes: 0, takes };
-        let (mut upload, _) = Upload::new(Vec::new(), request);
+        let (mut upload, _) = Upload::new(Vec::new(), request, b"");
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(poll_fn(|cx| upload.poll(&mut socket, cx))).unwrap();
         assert!(upload.is_whole());

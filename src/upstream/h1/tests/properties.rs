@@ -85,12 +85,12 @@ proptest! {
         at in proptest::collection::vec(any::<prop::sample::Index>(), 0..4),
     ) {
         let unasked = block_on(async {
-            let response = Connection::new(Peer::new(split(&bytes, &at), Then::End)).exchange(Box::new(request("GET"))).await.ok()?;
+            let response = Connection::new(Peer::new(split(&bytes, &at), Then::End)).exchange(Box::new(request("GET")), None).await.ok()?;
             let mut incoming = response.into_body();
             while incoming.frame().await.is_some() {}
             let mut kept = incoming.reclaim().filter(|kept| !kept.io.pieces.is_empty())?;
             kept.io.paused = true;
-            kept.exchange(Box::new(request("GET"))).await.err()
+            kept.exchange(Box::new(request("GET")), None).await.err()
         });
         prop_assert!(matches!(unasked, None | Some(Failure::Unsent(_, Fault::Unasked))), "what lay behind the end was not noticed");
     }
