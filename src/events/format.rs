@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt::Display;
 use std::io::Write;
 use std::net::IpAddr;
+use std::ops::Range;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -28,8 +29,14 @@ pub(super) fn json_request(record: &RequestRecord, stamp: &mut Stamp, line: &mut
     object.0.extend_from_slice(&record.decision.hex());
     object.plain("\"");
     object.number(",\"generation\":", record.generation);
-    object.address(",\"client\":", record.client);
-    object.address(",\"peer\":", record.peer);
+    let client = object.address(",\"client\":", record.client);
+    object.plain(",\"peer\":");
+    // Nearly always they are one.
+    if record.peer == record.client {
+        object.0.extend_from_within(client);
+    } else {
+        object.address("", record.peer);
+    }
     object.text(",\"method\":", Some(record.method.as_str()));
     object.text(",\"host\":", Some(record.host.as_deref().unwrap_or_default()));
     object.text(",\"path\":", Some(path(record)));
@@ -184,8 +191,10 @@ impl Object<'_> {
         self.0.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
     }
 
-    fn address(&mut self, key: &'static str, address: IpAddr) {
+    /// Returns where the value stands.
+    fn address(&mut self, key: &'static str, address: IpAddr) -> Range<usize> {
         self.plain(key);
+        let start = self.0.len();
         self.0.push(b'"');
         match address {
             IpAddr::V4(address) => {
@@ -199,6 +208,7 @@ impl Object<'_> {
             IpAddr::V6(address) => drop(write!(self.0, "{address}")),
         }
         self.0.push(b'"');
+        start..self.0.len()
     }
 
     /// In seconds. Whole microseconds: finer digits would only be noise.
