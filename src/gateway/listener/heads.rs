@@ -18,7 +18,8 @@ pub(super) struct Heads {
     /// Heads read so far.
     heads: usize,
     head: Head,
-    line: Line,
+    /// What came of a line whose end did not.
+    begun: Begun,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,9 +41,18 @@ struct Head {
     chunked: bool,
 }
 
-/// The beginning of a line; the longest that says anything about framing has room.
-struct Line {
+/// The beginning of a line that comes in pieces; the longest that says anything about framing has room.
+struct Begun {
     kept: [u8; MOST],
+    length: usize,
+    ends_in_cr: bool,
+    bare_cr: bool,
+    fragment: bool,
+}
+
+/// A line without its line feed: what was kept of it, how long it is, and what stands in it.
+struct Line<'a> {
+    kept: &'a [u8],
     length: usize,
     ends_in_cr: bool,
     bare_cr: bool,
@@ -53,7 +63,7 @@ const MOST: usize = 96;
 
 impl Heads {
     pub(super) fn new(watch: Arc<Watch>) -> Self {
-        Self { watch, state: State::Head, heads: 0, head: Head::default(), line: Line::new() }
+        Self { watch, state: State::Head, heads: 0, head: Head::default(), begun: Begun::new() }
     }
 
     fn read(&mut self, mut bytes: &[u8]) -> Result<(), &'static str> {
@@ -71,21 +81,26 @@ impl Heads {
                 State::Head | State::ChunkSize | State::Trailers => {
                     let end = memchr(b'\n', bytes);
                     let (line, rest) = bytes.split_at(end.unwrap_or(bytes.len()));
-                    self.line.push(line);
-                    self.line.fragment |= !self.head.begun && memchr(b'#', line).is_some();
+                    let fragment = !self.head.begun && memchr(b'#', line).is_some();
                     if end.is_none() {
+                        self.begun.push(line, fragment);
                         return Ok(());
                     }
                     bytes = rest.get(1..).unwrap_or_default();
-                    let line = std::mem::replace(&mut self.line, Line::new());
-                    self.state = self.take(&line)?;
+                    self.state = if self.begun.length == 0 {
+                        self.take(&Line::of(line, fragment))?
+                    } else {
+                        self.begun.push(line, fragment);
+                        let begun = std::mem::replace(&mut self.begun, Begun::new());
+                        self.take(&begun.line())?
+                    };
                 }
             }
         }
         Ok(())
     }
 
-    fn take(&mut self, line: &Line) -> Result<State, &'static str> {
+    fn take(&mut self, line: &Line<'_>) -> Result<State, &'static str> {
         let text = line.text()?;
         match self.state {
             State::ChunkSize if !line.is_whole() => Err("a chunk extension longer than any that means something"),
@@ -110,7 +125,7 @@ impl Heads {
         }
     }
 
-    fn field(&mut self, line: &Line, text: &[u8]) -> Result<(), &'static str> {
+    fn field(&mut self, line: &Line<'_>, text: &[u8]) -> Result<(), &'static str> {
         if !std::mem::replace(&mut self.head.begun, true) {
             // hyper would drop it.
             return if line.fragment { Err("a fragment in the target") } else { Ok(()) };
@@ -150,12 +165,13 @@ impl Sift for Heads {
     }
 }
 
-impl Line {
+impl Begun {
     const fn new() -> Self {
         Self { kept: [0; MOST], length: 0, ends_in_cr: false, bare_cr: false, fragment: false }
     }
 
-    fn push(&mut self, bytes: &[u8]) {
+    fn push(&mut self, bytes: &[u8], fragment: bool) {
+        self.fragment |= fragment;
         let Some((last, rest)) = bytes.split_last() else { return };
         self.bare_cr |= self.ends_in_cr || memchr(b'\r', rest).is_some();
         self.ends_in_cr = *last == b'\r';
@@ -165,15 +181,28 @@ impl Line {
         self.length = self.length.saturating_add(bytes.len());
     }
 
+    fn line(&self) -> Line<'_> {
+        let Self { length, ends_in_cr, bare_cr, fragment, .. } = *self;
+        Line { kept: &self.kept, length, ends_in_cr, bare_cr, fragment }
+    }
+}
+
+impl<'a> Line<'a> {
+    /// One that came whole.
+    fn of(kept: &'a [u8], fragment: bool) -> Self {
+        let bare_cr = kept.split_last().is_some_and(|(_, rest)| memchr(b'\r', rest).is_some());
+        Self { kept, length: kept.len(), ends_in_cr: kept.ends_with(b"\r"), bare_cr, fragment }
+    }
+
     /// What was kept of it, without its end.
-    fn text(&self) -> Result<&[u8], &'static str> {
+    fn text(&self) -> Result<&'a [u8], &'static str> {
         if !self.ends_in_cr {
             return Err("a line that ends in a bare LF");
         }
         if self.bare_cr {
             return Err("a bare CR in a line");
         }
-        Ok(self.kept.get(..self.length - 1).unwrap_or(&self.kept))
+        Ok(self.kept.get(..self.length - 1).unwrap_or(self.kept))
     }
 
     fn is_empty(&self) -> bool {
