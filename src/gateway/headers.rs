@@ -51,6 +51,9 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 /// Hops that a forwarded chain may have; a longer one is no chain that anybody built in earnest.
 const MAX_HOPS: usize = 64;
 
+/// Answers for one that names its decision anew.
+const NAMED_EVERY: usize = 64;
+
 /// Names that applications and frameworks take as said by their proxy; a prefix stands for all names that start so.
 /// Every byte of a name but letters and digits counts as `-`, as CGI and its heirs fold them.
 const PROTECTED_PREFIXES: [&str; 20] = [
@@ -170,6 +173,13 @@ pub fn decision(id: DecisionId) -> HeaderValue {
     // No two are alike: HTTP/2 leaves a sensitive one out of its table, where each would crowd out what comes again.
     value.set_sensitive(true);
     value
+}
+
+/// The same as the `nth` answer of a connection tells it: now and then one goes into the table for its name, which else would be
+/// spelt out each time.
+pub fn told(mut decision: HeaderValue, nth: usize) -> HeaderValue {
+    decision.set_sensitive(nth % NAMED_EVERY != 0);
+    decision
 }
 
 /// Whether an upstream's `Upgrade` names a protocol that was asked for.

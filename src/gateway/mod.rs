@@ -16,7 +16,7 @@ mod stays;
 mod testing;
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use arc_swap::ArcSwap;
@@ -107,6 +107,8 @@ pub struct Connection {
     pub proven: AtomicBool,
     /// What its requests tell the application of where they come from.
     pub origin: OnceLock<headers::Origin>,
+    /// Requests that were begun to be answered.
+    answers: AtomicUsize,
     /// The task that it lives in, where a listener runs it.
     task: OnceLock<AbortHandle>,
     /// It is ended for what its client may no longer do: its socket is reset when it closes.
@@ -136,8 +138,8 @@ impl Connection {
         tls: &'static str,
     ) -> Self {
         let (verdict, proven, origin) = (Mutex::new(None), AtomicBool::new(false), OnceLock::new());
-        let (task, ended) = (OnceLock::new(), AtomicBool::new(false));
-        Self { peer, client, server_name, chain, tls, verdict, proven, origin, task, ended }
+        let (answers, task, ended) = (AtomicUsize::new(0), OnceLock::new(), AtomicBool::new(false));
+        Self { peer, client, server_name, chain, tls, verdict, proven, origin, answers, task, ended }
     }
 }
 
@@ -173,6 +175,7 @@ impl Worker {
             Ok(admitted) => Box::pin(passage.proceed(admitted)).await,
             Err(denial) => Err(denial),
         };
+        let decision = headers::told(decision, connection.answers.fetch_add(1, Ordering::Relaxed));
         let response = match answer {
             Ok(mut response) => {
                 headers::towards_client(response.headers_mut(), decision, recorder.record.host.as_deref());

@@ -361,6 +361,13 @@ fn an_answered_upgrade_must_be_one_that_was_asked_for() {
 }
 
 #[test]
+fn http_2_keeps_decisions_out_of_its_table_but_for_their_name() {
+    let kept = (0..1000).filter(|nth| !told(decision(DecisionId(1)), *nth).is_sensitive()).collect::<Vec<_>>();
+    assert_eq!((kept.len(), kept[..2].to_vec()), (1000_usize.div_ceil(NAMED_EVERY), vec![0, NAMED_EVERY]));
+    assert!(decision(DecisionId(1)).is_sensitive(), "towards the application");
+}
+
+#[test]
 fn a_response_loses_its_hop_by_hop_fields_and_a_spoofed_decision() {
     let mut headers = map(&[
         ("connection", "x-hop, set-cookie"),
