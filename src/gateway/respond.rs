@@ -1,5 +1,6 @@
 //! `Denial | ForwardError` -> response: the only maker of error answers.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -127,23 +128,27 @@ fn retry_after(denial: &Denial) -> Option<u64> {
 }
 
 /// An item of draft-ietf-httpapi-ratelimit-headers-10: a structured string (RFC 9651) with two integers as its parameters.
-fn field(name: &str, parameters: [(&'static str, u32); 2]) -> HeaderValue {
-    let mut line = String::with_capacity(name.len() + 32);
-    line.push('"');
+fn field(name: &str, [(first, one), (second, other)]: [(&'static str, u32); 2]) -> HeaderValue {
+    let mut digits = [itoa::Buffer::new(), itoa::Buffer::new()];
+    let [ones, others] = &mut digits;
+    let line = ["\"", &structured(name), "\"", first, ones.format(one), second, others.format(other)].concat();
+    HeaderValue::from_maybe_shared(Bytes::from(line)).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+/// A structured string is printable ASCII; a config may name its limit otherwise.
+fn structured(name: &str) -> Cow<'_, str> {
+    if name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
+        return name.into();
+    }
+    let mut text = String::with_capacity(name.len() + 8);
     for c in name.chars() {
         match c {
-            '"' | '\\' => line.extend(['\\', c]),
-            ' '..='~' => line.push(c),
-            // A structured string is printable ASCII; a config may name its limit otherwise.
-            _ => line.push('?'),
+            '"' | '\\' => text.extend(['\\', c]),
+            ' '..='~' => text.push(c),
+            _ => text.push('?'),
         }
     }
-    line.push('"');
-    for (key, value) in parameters {
-        line.push_str(key);
-        line.push_str(itoa::Buffer::new().format(value));
-    }
-    ascii(&line)
+    text.into()
 }
 
 /// Codes and titles are ours and need no escapes; a test holds them to that.

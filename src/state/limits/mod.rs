@@ -310,7 +310,7 @@ impl Limiter {
 
     fn refuse(&self, quota: &Quota, wait: Duration, charges: &mut Charges, now: Now) -> Denial {
         charges.give_back(now);
-        let mut denial = Denial::new(Reason::RateLimited, format!("limit {}", self.spec.name)).retry_after(wait);
+        let mut denial = Denial::new(Reason::RateLimited, ["limit ", &*self.spec.name].concat()).retry_after(wait);
         denial.limit = Some(gcra::refusal(&self.spec.name, quota, wait));
         denial
     }
