@@ -151,7 +151,8 @@ impl From<Request<Body>> for Outbound {
 
 impl Preset {
     pub fn new(fields: Vec<(HeaderName, HeaderValue)>) -> Self {
-        let mut lines = Vec::new();
+        let length = |(name, value): &(HeaderName, HeaderValue)| name.as_str().len() + value.len() + ": \r\n".len();
+        let mut lines = Vec::with_capacity(fields.iter().map(length).sum());
         for (name, value) in &fields {
             field(&mut lines, name.as_str(), value.as_bytes());
         }
