@@ -178,7 +178,7 @@ pub fn decision(id: DecisionId) -> HeaderValue {
 /// The same as the `nth` answer of a connection tells it: now and then one goes into the table for its name, which else would be
 /// spelt out each time.
 pub fn told(mut decision: HeaderValue, nth: usize) -> HeaderValue {
-    decision.set_sensitive(nth % NAMED_EVERY != 0);
+    decision.set_sensitive(!nth.is_multiple_of(NAMED_EVERY));
     decision
 }
 

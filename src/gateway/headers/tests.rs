@@ -19,7 +19,9 @@ fn nets(list: &[&str]) -> Nets {
 /// As the application hears of it.
 fn set_origin(headers: &mut HeaderMap, hops: &Hops<'_>, host: &str, known: &OnceLock<Origin>) {
     let preset = origin(headers, hops, host, known);
-    preset.fields().iter().for_each(|(name, value)| drop(headers.append(name, value.clone())));
+    for (name, value) in preset.fields() {
+        headers.append(name, value.clone());
+    }
 }
 
 fn ip(text: &str) -> IpAddr {
