@@ -1,5 +1,6 @@
 //! TLS: what is old or broken is refused with an alert, and what is slow, large or many is bounded.
 
+use std::io::Write as _;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -144,6 +145,36 @@ fn thousands_of_half_open_handshakes_are_bounded_and_hold_nobody_else() {
             let mut rest = Vec::new();
             // An alert, a reset or the end: in any case it is over.
             let _ = crate::common::within(stream.read_to_end(&mut rest)).await.expect("cut");
+        }
+        tokio::task::spawn_blocking(move || drop(stage)).await.expect("closed");
+    });
+}
+
+/// Read with what came before it, the failure must not wait until the client speaks again.
+#[test]
+fn a_broken_record_right_behind_a_good_one_ends_the_connection_at_once() {
+    run(async {
+        let (stage, door) = stage().await;
+        // More than is read at first, so that what is good is handed on before the rest comes.
+        let broken = record(23, &[0x5a; 5000]);
+        let head = b"HEAD / HTTP/1.1\r\nhost: localhost\r\n\r\n";
+        let settings = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+        let ping = b"\0\0\x08\x06\0\0\0\0\0pingping";
+        for (place, alpn, first, good) in [(1, "http/1.1", &head[..], &head[..]), (2, "h2", settings, ping)] {
+            let mut stream = door.tls([125, place], alpn).await.expect("a session");
+            // Until it was answered it has tickets to send, and looks for more by itself.
+            stream.write_all(first).await.expect("sent");
+            crate::common::within(stream.read_u8()).await.expect("in time").expect("an answer");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let (socket, session) = stream.get_mut();
+            let mut segment = Vec::new();
+            session.writer().write_all(good).expect("room");
+            session.write_tls(&mut segment).expect("a record");
+            segment.extend_from_slice(&broken);
+            socket.write_all(&segment).await.expect("sent");
+            let mut rest = Vec::new();
+            // The end or a reset; at rest it would be kept for longer than this waits.
+            let _ = crate::common::within(socket.read_to_end(&mut rest)).await.expect("closed");
         }
         tokio::task::spawn_blocking(move || drop(stage)).await.expect("closed");
     });

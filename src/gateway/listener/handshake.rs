@@ -100,7 +100,7 @@ async fn negotiate(worker: &Worker, wire: Wire, peer: IpAddr, client: ClientAddr
     let server_name = server_name.flatten().map(Into::into);
     let mut connection = Connection::new(peer, client, server_name, chain, tls);
     connection.verdict = verdict.map(|verdict| (generation, verdict)).into();
-    Ok(Secured { stream: Session(Box::new(stream)), connection: Arc::new(connection), h2 })
+    Ok(Secured { stream: Session::new(Box::new(stream)), connection: Arc::new(connection), h2 })
 }
 
 /// Finishes a handshake, with what its verifier found.
