@@ -31,6 +31,11 @@ pub(super) struct Lines {
     line: usize,
 }
 
+/// The names of a head's fields, in their order: a server sends the same ones again and again, and comparing one costs less than
+/// making it of its bytes. No more of them than [`MAX_FIELDS`].
+#[derive(Default)]
+pub(super) struct Names(Vec<HeaderName>);
+
 /// Writes a request in HTTP/1.1: origin-form target, `Host`, the one framing that is given. What the head says of
 /// framing and connection is not asked (RFC 9112 section 6.3). `preset` are whole lines.
 pub(super) fn write(out: &mut Vec<u8>, head: &request::Parts, framing: Framing, preset: &[u8]) {
@@ -73,8 +78,8 @@ pub(super) fn write(out: &mut Vec<u8>, head: &request::Parts, framing: Framing, 
 
 impl Head {
     /// Reads a whole head, up to and with its empty line, into `fields`, which is empty. Fails closed: what is not strictly RFC 9112
-    /// is refused.
-    pub fn parse(block: Bytes, mut fields: HeaderMap) -> Result<Self, Fault> {
+    /// is refused. `names` are those of the head before.
+    pub fn parse(block: Bytes, mut fields: HeaderMap, names: &mut Names) -> Result<Self, Fault> {
         let mut slots = [const { MaybeUninit::uninit() }; MAX_FIELDS];
         let mut response = httparse::Response::new(&mut []);
         let parsed = httparse::ParserConfig::default()
@@ -84,7 +89,7 @@ impl Head {
             return Err(Fault::Malformed("its head has two ends"));
         }
         let status = response.code.and_then(|code| StatusCode::from_u16(code).ok());
-        collect(&mut fields, &block, response.headers)?;
+        collect(&mut fields, &block, response.headers, names)?;
         Ok(Self {
             status: status.ok_or(Fault::Malformed("its status is none"))?,
             version: if response.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 },
@@ -104,10 +109,28 @@ pub(super) fn trailers(block: &Bytes) -> Result<HeaderMap, Fault> {
     match httparse::parse_headers(block, &mut slots).map_err(unread)? {
         httparse::Status::Complete((end, read)) if end == block.len() => {
             let mut fields = HeaderMap::new();
-            collect(&mut fields, block, read)?;
+            collect(&mut fields, block, read, &mut Names::default())?;
             Ok(fields)
         }
         _ => Err(Fault::Malformed("its trailers have two ends")),
+    }
+}
+
+impl Names {
+    /// The name at this place: that of the head before, or a new one, which takes its place.
+    fn at(&mut self, place: usize, name: &str) -> Result<HeaderName, Fault> {
+        let known = self.0.get_mut(place);
+        if let Some(known) = &known
+            && known.as_str().eq_ignore_ascii_case(name)
+        {
+            return Ok((*known).clone());
+        }
+        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| Fault::Malformed("a field has no name"))?;
+        match known {
+            Some(known) => *known = name.clone(),
+            None => self.0.push(name.clone()),
+        }
+        Ok(name)
     }
 }
 
@@ -138,10 +161,10 @@ impl Lines {
 }
 
 /// Names and values that lie in `block`; the values share it.
-fn collect(fields: &mut HeaderMap, block: &Bytes, read: &[httparse::Header<'_>]) -> Result<(), Fault> {
+fn collect(fields: &mut HeaderMap, block: &Bytes, read: &[httparse::Header<'_>], names: &mut Names) -> Result<(), Fault> {
     fields.reserve(read.len());
-    for httparse::Header { name, value } in read.iter().filter(|field| !is_usual(field)) {
-        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| Fault::Malformed("a field has no name"))?;
+    for (place, httparse::Header { name, value }) in read.iter().filter(|field| !is_usual(field)).enumerate() {
+        let name = names.at(place, name)?;
         let value =
             HeaderValue::from_maybe_shared(block.slice_ref(value)).map_err(|_| Fault::Malformed("a field has no value"))?;
         fields.append(name, value);
@@ -165,4 +188,39 @@ fn unread(error: httparse::Error) -> Fault {
         httparse::Error::NewLine => "the end of a line",
         httparse::Error::Token => "a token",
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_head_reads_the_same_whatever_heads_came_before_it(
+            heads in proptest::collection::vec(
+                proptest::collection::vec(
+                    prop_oneof![
+                        "[A-Za-z-]{1,3}",
+                        prop::sample::select(vec!["Date", "date", "ETag", "X-One", "x-one", "X-Two"]).prop_map(str::to_owned),
+                    ],
+                    0..6,
+                ),
+                1..8,
+            ),
+        ) {
+            let mut names = Names::default();
+            for fields in heads {
+                let lines: String = fields.iter().map(|name| format!("{name}: {name}\r\n")).collect();
+                let block = Bytes::from(format!("HTTP/1.1 200 OK\r\n{lines}\r\n"));
+                let read = Head::parse(block, HeaderMap::new(), &mut names).unwrap().headers;
+                let mut expected = HeaderMap::new();
+                for name in &fields {
+                    expected.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(name).unwrap());
+                }
+                prop_assert_eq!(read, expected);
+            }
+        }
+    }
 }

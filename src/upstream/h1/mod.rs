@@ -31,7 +31,7 @@ use tokio::task::coop::unconstrained;
 use super::BodyError;
 use super::outgoing::Preset;
 use framing::Framing;
-use head::{Head, Lines};
+use head::{Head, Lines, Names};
 use upload::Upload;
 
 pub use incoming::{Incoming, Tunnel};
@@ -54,6 +54,8 @@ pub struct Connection<T> {
     inbox: Inbox,
     /// In which heads of requests are written.
     outbox: Vec<u8>,
+    /// Of the last response.
+    names: Names,
 }
 
 /// What the peer sent and nobody took yet.
@@ -88,7 +90,12 @@ pub enum Fault {
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
     pub fn new(io: T) -> Box<Self> {
-        Box::new(Self { io, inbox: Inbox { bytes: BytesMut::new(), stride: FIRST_READ }, outbox: Vec::new() })
+        Box::new(Self {
+            io,
+            inbox: Inbox { bytes: BytesMut::new(), stride: FIRST_READ },
+            outbox: Vec::new(),
+            names: Names::default(),
+        })
     }
 
     /// Sends one request, `preset` behind its own fields, and waits for the head of its response; interim responses (1xx) are
@@ -134,6 +141,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
     pub fn rest(&mut self) {
         self.inbox.bytes = BytesMut::new();
         self.outbox = Vec::new();
+        self.names = Names::default();
     }
 
     fn listen(&mut self) -> Result<(), Fault> {
@@ -189,7 +197,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         loop {
             if let Some(end) = lines.end_of_head(&self.inbox.bytes)? {
                 *lines = Lines::default();
-                return Poll::Ready(Head::parse(self.inbox.bytes.split_to(end).freeze(), std::mem::take(fields)));
+                return Poll::Ready(Head::parse(
+                    self.inbox.bytes.split_to(end).freeze(),
+                    std::mem::take(fields),
+                    &mut self.names,
+                ));
             }
             if self.inbox.bytes.len() >= MAX_HEAD {
                 return Poll::Ready(Err(Fault::Malformed("its head is too large")));
