@@ -21,8 +21,8 @@ use super::{Connection, Fault};
 pub struct Incoming<T, B> {
     /// `None` after the end.
     connection: Option<Box<Connection<T>>>,
-    /// `None` once it is whole.
-    upload: Option<Upload<B>>,
+    /// `None` once it is whole. In a box: what is handed on with every response should not carry the room for it.
+    upload: Option<Box<Upload<B>>>,
     extent: Left,
     keeps: bool,
     /// Fit for another exchange.
@@ -50,7 +50,7 @@ where
     B: Body<Data = Bytes, Error = BodyError> + Unpin,
 {
     /// Fails closed: a switch to another protocol before the end of the request is refused.
-    pub(super) fn new(connection: Box<Connection<T>>, upload: Upload<B>, framing: Framing) -> Result<Self, Fault> {
+    pub(super) fn new(mut connection: Box<Connection<T>>, upload: Upload<B>, framing: Framing) -> Result<Self, Fault> {
         let extent = match framing.extent {
             Extent::Exact(length) => Left::Exact(length),
             Extent::Chunked => Left::Chunked(Chunks::new()),
@@ -58,7 +58,13 @@ where
             Extent::Switched if upload.is_whole() => Left::Switched,
             Extent::Switched => return Err(Fault::Malformed("it switches protocols before the end of the request")),
         };
-        let mut incoming = Self { connection: Some(connection), upload: Some(upload), extent, keeps: framing.keeps, kept: None };
+        let upload = if upload.is_whole() {
+            connection.outbox = upload.into_buffer();
+            None
+        } else {
+            Some(Box::new(upload))
+        };
+        let mut incoming = Self { connection: Some(connection), upload, extent, keeps: framing.keeps, kept: None };
         if matches!(incoming.extent, Left::Exact(0)) {
             incoming.end();
         }
@@ -84,7 +90,7 @@ where
 
     /// Whether nothing more will be written of the request.
     pub fn is_request_over(&self) -> bool {
-        self.upload.as_ref().is_none_or(Upload::is_over)
+        self.upload.as_ref().is_none_or(|upload| upload.is_over())
     }
 
     /// Writes on what is left of the request; ready once that is broken.
@@ -144,9 +150,12 @@ where
 
     /// The response has ended.
     fn end(&mut self) {
-        let (Some(mut connection), Some(upload)) = (self.connection.take(), self.upload.take()) else { return };
-        if self.keeps && upload.is_whole() && connection.inbox.bytes.is_empty() {
-            connection.outbox = upload.into_buffer();
+        let Some(mut connection) = self.connection.take() else { return };
+        let whole = self.upload.as_ref().is_none_or(|upload| upload.is_whole());
+        if self.keeps && whole && connection.inbox.bytes.is_empty() {
+            if let Some(upload) = self.upload.take() {
+                connection.outbox = upload.into_buffer();
+            }
             connection.inbox.settle();
             self.kept = Some(connection);
         }
