@@ -30,15 +30,17 @@ impl AsyncRead for Session {
         let this = &mut *self;
         let (wire, session) = this.stream.get_mut();
         // One that waits for bytes has nothing left to give out but its failure.
-        if session.wants_read() && !this.failed {
+        let waits = session.wants_read();
+        if waits && !this.failed {
             ready!(wire.poll_speaks(cx));
         }
-        let before = buf.filled().len();
+        let before = wire.reads();
         let read = Pin::new(&mut *this.stream).poll_read(cx, buf);
-        // Where there is room the stream has looked for more. A session that failed says so again and again; one with nothing
-        // new has nothing to do.
-        if buf.filled().len() > before && buf.remaining() > 0 {
-            this.failed = this.stream.get_mut().1.process_new_packets().is_err();
+        let (wire, session) = this.stream.get_mut();
+        // Of the first bytes that it waited for the stream says by itself that they are bad, of those behind them only later. A
+        // session that failed says so again and again; one with nothing new has nothing to do.
+        if wire.reads() - before > usize::from(waits) {
+            this.failed = session.process_new_packets().is_err();
         }
         read
     }

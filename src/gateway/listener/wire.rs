@@ -26,6 +26,8 @@ pub(super) struct Wire<S = TcpStream> {
     ahead: Bytes,
     /// The last read was filled: more waits.
     much: bool,
+    /// Reads that gave bytes.
+    reads: usize,
     /// Until there is more to write.
     tickets: Tickets,
     /// What is written next goes on with what was written: the client has not spoken since.
@@ -98,11 +100,22 @@ impl<S> Wire<S> {
             watch.hear();
         }
         let tickets = Tickets::default();
-        Self { stream, ahead, much: false, tickets, goes_on: false, watch, _held: held, reset: |_| {} }
+        Self { stream, ahead, much: false, reads: 0, tickets, goes_on: false, watch, _held: held, reset: |_| {} }
     }
 }
 
 impl<S> Wire<S> {
+    /// How often it gave bytes.
+    pub(super) fn reads(&self) -> usize {
+        self.reads
+    }
+
+    fn note_read(&mut self) {
+        self.reads += 1;
+        self.goes_on = false;
+        self.watch.hear();
+    }
+
     /// Only what answers the client's last flight: the rest of the server's own, where the socket took half of it, is encrypted
     /// as tickets are, and kept it would have the handshake wait for itself.
     fn keep_tickets(&mut self, records: &[IoSlice<'_>]) -> Option<usize> {
@@ -346,8 +359,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Wire<S> {
             this.ahead = piece.freeze();
         }
         if !this.ahead.is_empty() {
-            this.watch.hear();
-            this.goes_on = false;
+            this.note_read();
             let length = this.ahead.len().min(buf.remaining());
             buf.put_slice(&this.ahead.split_to(length));
             return Poll::Ready(Ok(()));
@@ -360,8 +372,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Wire<S> {
         }
         let came = buf.filled().len() - before;
         if came > 0 {
-            this.watch.hear();
-            this.goes_on = false;
+            this.note_read();
             this.much = came == room && came >= LEAST_MUCH;
         }
         result

@@ -99,8 +99,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
     }
 
     /// Sends one request, `preset` behind its own fields, and waits for the head of its response; interim responses (1xx) are
-    /// skipped. A 101 is a response like
-    /// others, whose body ends at once and can become a [`Tunnel`].
+    /// skipped. A 101 is a response like others, whose body ends at once and can become a [`Tunnel`].
     ///
     /// Fails closed: where anything came or ended before the request, nothing of it is sent, and dropped half way the
     /// connection is closed.
