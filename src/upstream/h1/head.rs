@@ -31,10 +31,10 @@ pub(super) struct Lines {
     line: usize,
 }
 
-/// The names of a head's fields, in their order: a server sends the same ones again and again, and comparing one costs less than
-/// making it of its bytes. No more of them than [`MAX_FIELDS`].
+/// The names of a head's fields in their order, each beside how it was written: a server sends the same ones again and again, and
+/// comparing one costs less than making it of its bytes. No more of them than [`MAX_FIELDS`].
 #[derive(Default)]
-pub(super) struct Names(Vec<HeaderName>);
+pub(super) struct Names(Vec<(Box<str>, HeaderName)>);
 
 /// Writes a request in HTTP/1.1: origin-form target, `Host`, the one framing that is given. What the head says of
 /// framing and connection is not asked (RFC 9112 section 6.3). `preset` are whole lines.
@@ -120,17 +120,18 @@ impl Names {
     /// The name at this place: that of the head before, or a new one, which takes its place.
     fn at(&mut self, place: usize, name: &str) -> Result<HeaderName, Fault> {
         let known = self.0.get_mut(place);
-        if let Some(known) = &known
-            && known.as_str().eq_ignore_ascii_case(name)
+        if let Some((written, known)) = &known
+            && **written == *name
         {
-            return Ok((*known).clone());
+            return Ok(known.clone());
         }
-        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| Fault::Malformed("a field has no name"))?;
+        let made = HeaderName::from_bytes(name.as_bytes()).map_err(|_| Fault::Malformed("a field has no name"))?;
+        let new = (name.into(), made.clone());
         match known {
-            Some(known) => *known = name.clone(),
-            None => self.0.push(name.clone()),
+            Some(known) => *known = new,
+            None => self.0.push(new),
         }
-        Ok(name)
+        Ok(made)
     }
 }
 
