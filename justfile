@@ -22,9 +22,9 @@ lint:
     cargo fmt --check
     cargo clippy --all-targets -- -D warnings
 
-# Costs of the decision, the limits and the ban lookup.
+# Costs of the decision and of each control.
 bench:
-    cargo bench --bench decide --bench limits --bench bans
+    cargo bench --bench decide --bench limits --bench bans --bench controls
 
 # Fuzzes every target (or those named) for an hour in all; SECONDS_IN_ALL=60 is what CI runs.
 fuzz *targets:

@@ -1,15 +1,17 @@
-//! What the controls of one request cost that have no bench of their own: guesses, an approval's token, headers, the
-//! refusal and the record.
+//! What the controls of one request cost that have no bench of their own: guesses, an approval's token, a client's chain, headers,
+//! the refusal and the record.
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use criterion::{Criterion, criterion_group, criterion_main};
+use doorward::cli::demo::stage::Pki;
 use doorward::clock::{Clock, ManualClock, Now};
-use doorward::config::{Log, LogFormat, LogTarget};
+use doorward::config::{self, Log, LogFormat, LogTarget};
 use doorward::events::{DecisionId, Events, RequestRecord};
 use doorward::gateway::Connection;
 use doorward::gateway::headers::{self, Upward};
@@ -28,8 +30,11 @@ use doorward::state::accounts::Successes;
 use doorward::state::approvals::{Approvals, TokenKey};
 use doorward::state::guesses::{GuessLedger, Guesser};
 use doorward::state::store::embedded::EmbeddedStore;
+use doorward::tls::TlsState;
 use http::{HeaderMap, HeaderValue, Version};
 use jiff::Timestamp;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 
 const BROWSER: &str = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0.0.0 Safari/537.36";
 const BUDGETS: GuessBudgets = GuessBudgets {
@@ -110,6 +115,46 @@ fn approvals(criterion: &mut Criterion) {
         *byte ^= 1;
     }
     criterion.bench_function("approvals/forged token", |bencher| bencher.iter(|| approvals.present(black_box(&forged)).is_err()));
+}
+
+/// A leaf that its root issued, and the list of revoked ones that the root signed: two signatures.
+fn certificates(criterion: &mut Criterion) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let folder = directory.path().display();
+    Pki::make(directory.path(), &["portal.test"]).expect("certificates");
+    let text = format!(
+        r#"
+[listen]
+https = ["127.0.0.1:8443"]
+[tls]
+[[tls.certificate]]
+chain = "{folder}/portal.crt"
+key = "{folder}/portal.key"
+[client_ca.acme]
+roots = ["{folder}/acme-ca.pem"]
+crls = ["{folder}/acme-ca.crl"]
+tenant = "acme"
+roles = []
+[upstream.portal]
+servers = ["http://127.0.0.1:9000"]
+[[site]]
+hosts = ["portal.test"]
+client_ca = ["acme"]
+  [[site.route]]
+  path = "/"
+  upstream = "portal"
+"#
+    );
+    let config =
+        config::compile_str(Path::new("doorward.toml"), text).unwrap_or_else(|found| panic!("{}", found.render(false))).0;
+    let state = TlsState::prepare(&config, None).expect("loaded");
+    let chain = CertificateDer::pem_file_iter(directory.path().join("good.crt")).expect("a chain");
+    let chain = chain.collect::<Result<Vec<_>, _>>().expect("a chain");
+    let now = Clock::system().now();
+    assert!(state.judge(SiteId(0), &chain, now).result.is_ok());
+    criterion.bench_function("certificates/a leaf and its list", |bencher| {
+        bencher.iter(|| state.judge(SiteId(0), black_box(&chain), now));
+    });
 }
 
 fn permit() -> Permit {
@@ -233,5 +278,5 @@ fn refusals_and_records(criterion: &mut Criterion) {
     criterion.bench_function("record/told, line and metrics", |bencher| bencher.iter(|| events.request(black_box(&record))));
 }
 
-criterion_group!(benches, guesses, approvals, exchanged_headers, refusals_and_records);
+criterion_group!(benches, guesses, approvals, certificates, exchanged_headers, refusals_and_records);
 criterion_main!(benches);

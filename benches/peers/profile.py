@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Instructions per request of doorward, every control on, by part: callgrind, as the difference of two request counts.
+"""Instructions per request of doorward, every control on, by part: callgrind, as the difference of two request counts, over a
+few connections.
 
     profile.py                             S1, S2, S5 and S11a; tables on stdout
     profile.py --only S1 --top 40          and the functions, lines and allocations behind them
@@ -199,8 +200,8 @@ def measure(lab, name):
     peers.START_WITHIN = START_WITHIN
     peer.start()
     try:
-        ask(lab, peer, name, FEW if name != "S5" else HANDSHAKES_FEW)
-        few, many = (HANDSHAKES_FEW, HANDSHAKES_MANY) if name == "S5" else (FEW, MANY)
+        few, many = (HANDSHAKES_FEW, HANDSHAKES_MANY) if shakes_hands(name) else (FEW, MANY)
+        ask(lab, peer, name, few)
         parts = []
         dump(peer)
         for count in (few, many):
@@ -214,12 +215,16 @@ def measure(lab, name):
 
 
 def ask(lab, peer, name, count):
-    if name == "S5":
-        lab.own_load("handshakes", peer.port, peers.HOST, "--threads", 1, "--count", count, seconds=100)
-        return
     scenario = run.SCENARIOS[name]
-    narrow = run.Closed(name, scenario.path, CONNECTIONS, scenario.streams, scenario.h1, status=scenario.status)
+    if shakes_hands(name):
+        scenario.ask(lab, peer, "--threads", 1, "--count", count, seconds=100)
+        return
+    narrow = run.Closed(name, scenario.path, CONNECTIONS, scenario.streams, scenario.h1, scenario.upload, scenario.status)
     narrow.run(lab, peer, count)
+
+
+def shakes_hands(name):
+    return isinstance(run.SCENARIOS[name], run.Handshakes)
 
 
 def dump(peer):
@@ -291,7 +296,7 @@ def report_name(name):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", type=lambda text: text.split(","))
+    parser.add_argument("--only", type=lambda text: text.split(","), help="scenarios, S8, S9 and S11b excepted")
     parser.add_argument("--top", type=int, default=0)
     parser.add_argument("--write", type=pathlib.Path, metavar="PAGE")
     parser.add_argument("--check", type=pathlib.Path, metavar="FILE")
@@ -303,12 +308,14 @@ def main():
     options.proxy_core, options.load_core, options.seconds = 1, 0, 5
     options.only = options.only or (CHECKED if options.check and not options.write else ["S1", "S2", "S5", "S11a"])
     figures, counted = {}, {}
+    if unknown := [name for name in options.only if not isinstance(run.SCENARIOS.get(name), (run.Closed, run.Handshakes))]:
+        parser.error(f"--only: {', '.join(unknown)} cannot be counted")
     try:
         for tool in ("valgrind", "callgrind_control", "h2load", "openssl", "nginx"):
             if not shutil.which(tool):
                 raise Failed(f"{tool} is not installed")
         # In this order: with the bench comes a binary that has the features of the tests.
-        if "S5" in options.only:
+        if any(map(shakes_hands, options.only)):
             options.load = options.load or run.build("--profile", "profiling", "--bench", "peers")
         options.doorward = options.doorward or run.build("--profile", "profiling", "--bin", "doorward")
         with tempfile.TemporaryDirectory(prefix="doorward-profile-", ignore_cleanup_errors=True) as directory:

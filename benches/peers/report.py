@@ -39,7 +39,7 @@ UNITS = {"cpu_us": "CPU µs", "kib": "KiB", "p99_us": "µs"}
 
 
 def markdown(result):
-    parts = [facts(result), "\n### CPU time, memory and latency (median of the rounds; lower is better)\n", figures(result)]
+    parts = [facts(result), "\n### CPU time, memory and latency (median of the rounds; lower is better)\n", figures(result), apart(result)]
     for ours in (name for name in OURS if name in result["peers"]):
         parts += [f"\n### {ours} over each peer, round by round: median (min to max)\n", ratios(result, ours)]
     parts += ["\n### Requests a second, and the share of the proxy's core that was busy\n", throughput(result)]
@@ -86,6 +86,20 @@ def figures(result):
             row = ["S4 as GB per CPU second (higher is better)"]
             rows.append(row + [f"{median(measures[peer], speed):.2f}" if peer in measures else "-" for peer in peers])
     return table(["", *peers], rows)
+
+
+def apart(result):
+    """Where the comparison would not be, or is not, of the same thing."""
+    lines = [
+        f"- {name} is not in {scenario}: {why}"
+        for name, peer in result["peers"].items()
+        for scenario, why in peer["skips"].items()
+        if scenario in result["measures"]
+    ]
+    acts = {name: rounds[0]["how"] for name, rounds in result["measures"].get("S11b", {}).items()}
+    if answering := [name for name, act in acts.items() if act == "answered" and "closed" in acts.values()]:
+        lines.append(f"- S11b: {', '.join(answering)} shakes hands and answers; the others close before that")
+    return "\n" + "\n".join(lines) + "\n" if lines else ""
 
 
 def ratios(result, ours):

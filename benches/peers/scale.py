@@ -44,8 +44,8 @@ Time of one act, its key chosen at random among all; memory of a key, what lies 
 by hash: what the most cost over the few is memory that no cache holds, and each act takes one such access or several. The last line
 is what one costs here, in the standard map.
 
-A limit holds 262,144 keys and 16,384 wider prefixes, the guesses as many clients and as many accounts; whoever comes when they are full
-shares with his neighbours, in memory that no longer grows. The signature of a token is checked anew, at the price of its first time,
+A limit holds 262,144 keys and 16,384 wider prefixes, the guesses 262,144 clients and as many accounts, then 65,536 groups of each; whoever
+comes when they are full shares with his neighbours, in memory that no longer grows. The signature of a token is checked anew, at the price of its first time,
 where more than 16,384 are in use. A certificate's memory includes its site's TLS state.
 """
 
