@@ -43,7 +43,8 @@ fn read_target(target: &str, headers: &HeaderMap) {
 }
 
 fn read_chain(headers: &HeaderMap) {
-    let trusted: Nets = ["127.0.0.0/8", "10.0.0.0/8", "2001:db8::/32"].iter().filter_map(|net| net.parse::<ipnet::IpNet>().ok()).collect();
+    let trusted: Nets =
+        ["127.0.0.0/8", "10.0.0.0/8", "2001:db8::/32"].iter().filter_map(|net| net.parse::<ipnet::IpNet>().ok()).collect();
     let stranger = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 7));
     let unheard = headers::client_ip(stranger, headers, &trusted).map(|(ip, believed)| (ip, believed.len()));
     assert!(matches!(unheard, Ok((ip, 0)) if ip == stranger), "whom nobody trusts names nobody");
@@ -54,7 +55,10 @@ fn read_chain(headers: &HeaderMap) {
     assert!(believed.iter().skip(1).all(|hop| trusted.contains(*hop)), "only trusted hops stand after the client");
     let text: Vec<_> = headers.get_all("x-forwarded-for").iter().filter_map(|line| line.to_str().ok()).collect();
     let hops = text.join(",").split(',').count();
-    assert!(trusted.contains(client) && hops == believed.len() || !trusted.contains(client), "the walk ends at the first stranger");
+    assert!(
+        trusted.contains(client) && hops == believed.len() || !trusted.contains(client),
+        "the walk ends at the first stranger"
+    );
 }
 
 fn append(headers: &mut HeaderMap, name: &'static str, lines: &[&[u8]]) {

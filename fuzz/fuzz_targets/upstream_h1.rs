@@ -1,5 +1,5 @@
-//! The answer of an application, byte by byte: one reading however it is split, never two answers, and no byte behind the end of
-//! one left for the next.
+//! The answer of an application, byte by byte: one reading however it is split and whatever was answered before, never two answers,
+//! and no byte behind the end of one left for the next.
 #![no_main]
 
 use std::io;
@@ -15,13 +15,19 @@ use http_body_util::{BodyExt, Empty};
 use libfuzzer_sys::fuzz_target;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+/// What a connection has read before.
+const BEFORE: &[u8] = b"HTTP/1.1 200 OK\r\nServer: a\r\ndate: b\r\nX-One: c\r\ncontent-length: 0\r\n\r\n";
+
 // Two bytes of how it is split, then the answer.
 fuzz_target!(|input: &[u8]| {
     let Some(([to_head, stride], answer)) = input.split_first_chunk::<2>() else { return };
     let method = if to_head % 8 == 0 { "HEAD" } else { "GET" };
-    let (whole, _) = block_on(exchange(answer, answer.len().max(1), method));
-    let (split, behind) = block_on(exchange(answer, usize::from(*stride) % 32 + 1, method));
+    let stride = usize::from(*stride) % 32 + 1;
+    let (whole, _) = block_on(exchange(Connection::new(Peer::new(answer, answer.len().max(1))), method));
+    let (split, behind) = block_on(exchange(Connection::new(Peer::new(answer, stride)), method));
     assert_eq!(whole, split, "two readings of {:?}", String::from_utf8_lossy(answer));
+    let (later, _) = block_on(async { exchange(used(answer, stride).await, method).await });
+    assert_eq!(whole, later, "another reading on a used connection of {:?}", String::from_utf8_lossy(answer));
     assert!(behind, "what lay behind the end was not noticed: {:?}", String::from_utf8_lossy(answer));
 });
 
@@ -34,9 +40,8 @@ enum Outcome {
 }
 
 /// The outcome, and whether a kept connection noticed what is still to be read on it.
-async fn exchange(answer: &[u8], stride: usize, method: &str) -> (Outcome, bool) {
-    let peer = Peer { left: Bytes::copy_from_slice(answer), stride, heard: false };
-    let Ok(response) = Connection::new(peer).exchange(Box::new(request(method))).await else { return (Outcome::Refused, true) };
+async fn exchange(connection: Box<Connection<Peer>>, method: &str) -> (Outcome, bool) {
+    let Ok(response) = connection.exchange(Box::new(request(method)), None).await else { return (Outcome::Refused, true) };
     let (head, mut incoming) = response.into_parts();
     let (mut body, mut trailers) = (Vec::new(), None);
     while let Some(frame) = incoming.frame().await {
@@ -51,21 +56,37 @@ async fn exchange(answer: &[u8], stride: usize, method: &str) -> (Outcome, bool)
     (Outcome::Whole(head.status, head.headers, body, trailers), behind)
 }
 
+/// A kept connection that has read an answer, and gets this one next.
+async fn used(answer: &[u8], stride: usize) -> Box<Connection<Peer>> {
+    let mut peer = Peer::new(BEFORE, BEFORE.len());
+    peer.next = Some((Bytes::copy_from_slice(answer), stride));
+    let before = Connection::new(peer).exchange(Box::new(request("GET")), None).await;
+    let Ok(response) = before else { panic!("an answer") };
+    response.into_body().reclaim().expect("a kept connection")
+}
+
 fn request(method: &str) -> Request<Body> {
     let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
     Request::builder().method(method).uri("/").header("host", "a").body(body).expect("a request")
 }
 
-/// Answers once it has heard something.
+/// Answers once it has heard something, and once more.
 struct Peer {
     left: Bytes,
     stride: usize,
     heard: bool,
+    next: Option<(Bytes, usize)>,
+}
+
+impl Peer {
+    fn new(answer: &[u8], stride: usize) -> Self {
+        Self { left: Bytes::copy_from_slice(answer), stride, heard: false, next: None }
+    }
 }
 
 impl AsyncRead for Peer {
     fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if !self.heard {
+        if !self.heard || self.left.is_empty() && self.next.is_some() {
             return Poll::Pending;
         }
         let here = self.stride.min(self.left.len()).min(buffer.remaining());
@@ -76,6 +97,11 @@ impl AsyncRead for Peer {
 
 impl AsyncWrite for Peer {
     fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.left.is_empty()
+            && let Some(next) = self.next.take()
+        {
+            (self.left, self.stride) = next;
+        }
         self.heard = true;
         Poll::Ready(Ok(bytes.len()))
     }

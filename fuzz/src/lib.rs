@@ -110,7 +110,8 @@ impl Stage {
             .replace("{certs}", &certs.display().to_string())
             .replace("{state}", &state.display().to_string())
             .replace("{portal}", &portal.to_string());
-        let (config, _) = config::compile_str(Path::new("fuzz.toml"), text).unwrap_or_else(|found| panic!("{}", found.render(false)));
+        let (config, _) =
+            config::compile_str(Path::new("fuzz.toml"), text).unwrap_or_else(|found| panic!("{}", found.render(false)));
         Self { worker: worker(Arc::new(config)), _folder: folder }
     }
 }
