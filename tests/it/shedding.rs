@@ -13,6 +13,10 @@ fn silent_connections_give_up_their_places_to_honest_clients() {
         for number in 0..16 {
             silent.push(Visitor::new(&stage, [40, number]).tcp(stage.https()).await.unwrap());
         }
+        // Not before all of them were accepted, by whichever worker: the honest one would find a place that nobody had to give up.
+        while !support::told(&stage, &["status", "--json"]).replace(' ', "").contains("\"connections\":16") {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
         // Refused until the silent ones have rested long enough to be shed.
         let honest = Visitor::new(&stage, [41, 1]);
         let answer = loop {
