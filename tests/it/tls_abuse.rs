@@ -165,7 +165,6 @@ fn a_broken_record_right_behind_a_good_one_ends_the_connection_at_once() {
             // Until it was answered it has tickets to send, and looks for more by itself.
             stream.write_all(first).await.expect("sent");
             crate::common::within(stream.read_u8()).await.expect("in time").expect("an answer");
-            tokio::time::sleep(Duration::from_millis(20)).await;
             let (socket, session) = stream.get_mut();
             let mut segment = Vec::new();
             session.writer().write_all(good).expect("room");
