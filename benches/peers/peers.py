@@ -135,8 +135,12 @@ class Peer:
 
     def start(self):
         self.process = Process(self.name, self.argv(), self.lab.proxy_core, self.dir / "output.log")
-        wait_for_port(self.process, self.port)
+        self.wait()
         self.settle()
+
+    def wait(self):
+        """Until it listens."""
+        wait_for_port(self.process, self.port)
 
     def settle(self):
         """What is done once it listens."""
@@ -420,6 +424,10 @@ class Doorward(Peer):
     def argv(self):
         return [self.binary, "--config", self.dir / "doorward.toml", "run"]
 
+    def wait(self):
+        super().wait()
+        wait_for_door(self.process, self.door())
+
     def settle(self):
         """Bans over the operators' door, as `doorward bans add` would: one of them is the client of S11b."""
         nets = [f"198.18.{number // 256}.{number % 256}" for number in range(LIVE_BANS - 1)] + [BANNED]
@@ -427,13 +435,11 @@ class Doorward(Peer):
         with concurrent.futures.ThreadPoolExecutor(16) as pool:
             list(pool.map(self.ban, [nets[start::16] for start in range(16)]))
 
+    def door(self):
+        return self.dir / "state" / "admin.sock"
+
     def ban(self, nets):
-        door = self.dir / "state" / "admin.sock"
-        deadline = time.monotonic() + START_WITHIN
-        # It opens a moment after the public one.
-        while not door.exists() and time.monotonic() < deadline:
-            time.sleep(0.02)
-        connection = Admin(door)
+        connection = Admin(self.door())
         for net in nets:
             body = json.dumps({"key": net, "for": "6h", "reason": "bench"})
             connection.request("POST", "/bans/add", body, {"content-type": "application/json"})
@@ -694,6 +700,20 @@ def wait_for_port(process, port):
         except OSError:
             time.sleep(0.05)
     raise Failed(f"{process.name} does not listen on {port} after {START_WITHIN:.0f} s; see {process.log}")
+
+
+def wait_for_door(process, path):
+    """The operators' socket opens a moment after the public port, and its file is there a moment before it listens."""
+    deadline = time.monotonic() + START_WITHIN
+    while time.monotonic() < deadline:
+        process.alive()
+        with socket.socket(socket.AF_UNIX) as tried:
+            try:
+                tried.connect(str(path))
+                return
+            except OSError:
+                time.sleep(0.05)
+    raise Failed(f"{process.name} does not listen on {path} after {START_WITHIN:.0f} s; see {process.log}")
 
 
 def output_of(argv):
