@@ -256,20 +256,21 @@ fn trap_account_hidden_from_the_counter_is_400_and_never_reaches_the_portal() {
             "username=al%ffice&password=x",
             "username=alice;username=bob&password=x",
             "username=alice&password=x&password=y",
+            "username=alice&username]=bob&password=x",
+            "username=alice&[username=bob&password=x",
+            "username=alice&user[name=bob&password=x",
+            "username=alice&username[x]y=bob&password=x",
+            "username=alice&%u0075sername=bob&password=x",
             "{\"username\":\"alice\"}",
         ] {
-            let answer = visitor.send(form(), body).await.unwrap();
-            if answer.status != 400 {
-                assert!(body.contains("password=y") || body.contains(';'), "{body}: {}", answer.told());
-            }
+            assert_eq!(visitor.send(form(), body).await.unwrap().told(), "400 bad-request", "{body}");
         }
-        let passed = attempts(&stage);
-        assert!(passed <= 2, "{passed}");
         for headers in [
             [("content-type", "text/plain")].as_slice(),
             &[("content-type", "multipart/form-data; boundary=x")],
             &[("content-type", "application/json")],
             &[("content-type", "application/x-www-form-urlencoded; charset=utf-16")],
+            &[("content-type", "application/x-www-form-urlencoded; xcharset=ibm037")],
             &[],
             &[("content-type", "application/x-www-form-urlencoded"), ("content-encoding", "gzip")],
             &[("content-type", "application/x-www-form-urlencoded"), ("content-type", "text/plain")],
@@ -297,7 +298,7 @@ fn trap_account_hidden_from_the_counter_is_400_and_never_reaches_the_portal() {
                 "{target}"
             );
         }
-        assert_eq!(attempts(&stage), passed);
+        assert_eq!(attempts(&stage), 0);
         assert_eq!(Visitor::new(&stage, [1, 2]).get("/").await.unwrap().status, 200, "a refusal of ours is no failure");
         assert_eq!(told(&stage, &["bans", "list", "--json"]), "[]");
     });

@@ -52,6 +52,8 @@ enum ReadFault {
     Charset,
     #[error("login body is malformed")]
     Malformed,
+    #[error("a field of the login has a name that applications read in different ways")]
+    FieldName,
     #[error("a login field stands twice, or under a second spelling of its name")]
     Twice,
     #[error("a login field stands in the query too")]
@@ -114,7 +116,7 @@ impl LoginRule {
             if !media.fits(field) {
                 return Err(ReadFault::MediaType);
             }
-            if query.is_some_and(|query| form::names(query, field)) {
+            if query.map(|query| form::names(query, field)).transpose()? == Some(true) {
                 return Err(ReadFault::InQuery);
             }
         }
@@ -168,7 +170,8 @@ enum MediaType {
 }
 
 impl MediaType {
-    /// Fails closed: absent, twice, neither of the two, or in another charset than UTF-8.
+    /// Fails closed: absent, twice, neither of the two, or in another charset than UTF-8. One reader finds `charset=` in the
+    /// midst of any parameter, another takes the second, so there may be one at most, plainly written.
     fn of(headers: &HeaderMap) -> Result<Self, ReadFault> {
         let line = single(headers, &CONTENT_TYPE).ok_or(ReadFault::MediaType)?;
         let mut parts = line.split(';');
@@ -179,13 +182,12 @@ impl MediaType {
             other if other.starts_with("application/") && other.ends_with("+json") => Self::Json,
             _ => return Err(ReadFault::MediaType),
         };
-        for parameter in parts {
-            let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-            if name.trim().eq_ignore_ascii_case("charset") && !value.trim().trim_matches('"').eq_ignore_ascii_case("utf-8") {
-                return Err(ReadFault::Charset);
-            }
-        }
-        Ok(media)
+        let mut said = parts.map(str::to_ascii_lowercase).filter(|parameter| parameter.contains("charset"));
+        let is_utf8 = |parameter: String| {
+            let (name, value) = parameter.split_once('=').unwrap_or_default();
+            name.trim() == "charset" && matches!(value.trim(), "utf-8" | "\"utf-8\"")
+        };
+        if said.next().is_none_or(is_utf8) && said.next().is_none() { Ok(media) } else { Err(ReadFault::Charset) }
     }
 
     fn fits(self, field: &FieldSource) -> bool {

@@ -11,14 +11,14 @@ use super::{ReadFault, Use, Value};
 
 /// The value of the one field of that name, `None` where there is none.
 ///
-/// Fails closed: a second field that some application takes for the same one is an error, and so is an account whose
-/// value has a malformed escape or a bare `;`, which some applications take for `&`.
+/// Fails closed: a second field that some application takes for the same one is an error, and so is any field whose name has
+/// no one reading, and an account whose value has a malformed escape or a bare `;`, which some applications take for `&`.
 pub(super) fn read(body: &[u8], name: &str, used: Use) -> Result<Option<Value>, ReadFault> {
     let wanted = folded(name, name);
     let mut value = None;
     for pair in body.split(|byte| *byte == b'&') {
         for (position, part) in pair.split(|byte| *byte == b';').enumerate() {
-            let found = name_of(part);
+            let found = name_of(part)?;
             if folded(&found, name) != wanted {
                 continue;
             }
@@ -36,8 +36,8 @@ pub(super) fn read(body: &[u8], name: &str, used: Use) -> Result<Option<Value>, 
     Ok(value)
 }
 
-/// Whether the query names the field, or something that an application would merge with it.
-pub(super) fn names(query: &str, field: &FieldSource) -> bool {
+/// Whether the query names the field, or something that an application would merge with it. Fails closed, as [`read`] does.
+pub(super) fn names(query: &str, field: &FieldSource) -> Result<bool, ReadFault> {
     let root;
     let name = match field {
         FieldSource::Form(name) => name.as_str(),
@@ -47,25 +47,46 @@ pub(super) fn names(query: &str, field: &FieldSource) -> bool {
         }
     };
     let wanted = folded(name, name);
-    query.as_bytes().split(|byte| matches!(byte, b'&' | b';')).any(|part| folded(&name_of(part), name) == wanted)
+    for part in query.as_bytes().split(|byte| matches!(byte, b'&' | b';')) {
+        if folded(&name_of(part)?, name) == wanted {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
-/// The decoded name of one `name=value`.
-fn name_of(part: &[u8]) -> String {
+/// The decoded name of one `name=value`. Fails closed: each way of reading a half escape (`%u0061` of ASP.NET) or a bracket that
+/// stands alone (`user]` and `]user` of Rack, `user[x` and `user[x]y` of PHP) makes it another name.
+fn name_of(part: &[u8]) -> Result<String, ReadFault> {
     let raw = part.split(|byte| *byte == b'=').next().unwrap_or_default();
-    String::from_utf8_lossy(&decoded(raw)).into_owned()
+    let name = String::from_utf8(decoded(raw).to_vec()).map_err(|_| ReadFault::FieldName)?;
+    if escapes_hold(raw) && brackets_hold(&name) { Ok(name) } else { Err(ReadFault::FieldName) }
+}
+
+/// `name`, `name[part]`, `name[part][]`: nothing before the brackets' name, in them no other, nothing between or behind.
+fn brackets_hold(name: &str) -> bool {
+    let Some((root, mut rest)) = name.split_once('[') else { return !name.contains(']') };
+    while let Some((part, behind)) = rest.split_once(']') {
+        if part.contains('[') {
+            return false;
+        }
+        match behind.strip_prefix('[') {
+            Some(next) => rest = next,
+            None => return behind.is_empty() && !root.is_empty() && !root.contains(']'),
+        }
+    }
+    false
+}
+
+fn escapes_hold(raw: &[u8]) -> bool {
+    let mut escapes = raw.split(|byte| *byte == b'%').skip(1);
+    escapes.all(|rest| rest.get(..2).is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit)))
 }
 
 fn decode_value(raw: &[u8], used: Use) -> Result<Value, ReadFault> {
     let value = Zeroizing::new(decoded(raw).to_vec());
-    if used == Use::Account {
-        let escapes_hold = raw
-            .split(|byte| *byte == b'%')
-            .skip(1)
-            .all(|rest| rest.get(..2).is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit)));
-        if !escapes_hold || std::str::from_utf8(&value).is_err() {
-            return Err(ReadFault::Malformed);
-        }
+    if used == Use::Account && (!escapes_hold(raw) || std::str::from_utf8(&value).is_err()) {
+        return Err(ReadFault::Malformed);
     }
     Ok(value)
 }

@@ -55,7 +55,7 @@ fn a_form_names_its_account_once() {
     }
     assert_eq!(read(&form(), "Application/X-WWW-Form-URLEncoded; charset=\"UTF-8\"", None, "username=a"), Ok(("a".into(), None)));
     assert_eq!(read(&form(), FORM, None, "username=a&password="), pair("a", ""));
-    assert_eq!(read(&form(), FORM, None, "username=a&password=x%zz;%ff"), pair("a", "x%zz;\u{fffd}"));
+    assert_eq!(read(&form(), FORM, None, "username=a&password=x%zz%ff;y"), pair("a", "x%zz\u{fffd};y"));
 }
 
 #[test]
@@ -97,6 +97,36 @@ fn trap_an_account_that_stands_twice_or_in_a_second_spelling_is_refused() {
 }
 
 #[test]
+fn trap_a_field_whose_name_is_read_in_different_ways_is_refused() {
+    let rails = rule(AccountSource::Field(FieldSource::Form("user[email]".into())), None);
+    for name in [
+        "username]",
+        "]username",
+        "[username",
+        "[username]",
+        "user[name",
+        "username[x",
+        "username[x]y",
+        "username[[]]",
+        "username]x[",
+        "a[b]c",
+        "%u0075sername",
+        "x%zz",
+        "x%",
+        "%ffusername",
+    ] {
+        assert_eq!(read(&form(), FORM, None, &format!("username=decoy&{name}=victim")), Err(ReadFault::FieldName), "{name}");
+        assert_eq!(read(&form(), FORM, Some(&format!("{name}=victim")), "username=decoy"), Err(ReadFault::FieldName), "{name}");
+        assert_eq!(read(&rails, FORM, None, &format!("user[email]=decoy&x;{name}=1")), Err(ReadFault::FieldName), "{name}");
+    }
+    for name in ["user[email]]", "[user][email]", "user][email]", "user[email]x", "user[email] [x]"] {
+        assert_eq!(read(&rails, FORM, None, &format!("user[email]=decoy&{name}=victim")), Err(ReadFault::FieldName), "{name}");
+    }
+    let body = "a[]=1&a[b][c]=%zz&=x&&user%5Bemail%5D=a";
+    assert_eq!(read(&rails, FORM, Some("next=%zz&b[]=1"), body), Ok(("a".into(), None)), "other values as they are");
+}
+
+#[test]
 fn a_field_with_brackets_stands_beside_its_neighbours() {
     let rails =
         rule(AccountSource::Field(FieldSource::Form("user[email]".into())), Some(FieldSource::Form("user[password]".into())));
@@ -123,6 +153,10 @@ fn trap_an_encoded_or_wrongly_typed_body_is_refused() {
         "application/x-www-form-urlencoded;charset=iso-8859-1",
         "application/x-www-form-urlencoded; charset",
         "application/x-www-form-urlencoded;charset=utf-8;charset=utf-7",
+        "application/x-www-form-urlencoded;charset=utf-8;charset=utf-8",
+        "application/x-www-form-urlencoded; xcharset=ibm037",
+        "application/x-www-form-urlencoded; x=\"Charset=ibm037\"",
+        "application/x-www-form-urlencoded; charset=\"utf-8",
     ] {
         assert_eq!(read(&form(), media, None, body), Err(ReadFault::Charset), "{media}");
     }
