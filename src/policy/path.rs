@@ -35,6 +35,8 @@ pub enum PathFault {
     DotSegment,
     #[error("an encoded slash, backslash, NUL or control character")]
     HiddenSeparator,
+    #[error("an encoded percent sign before two digits that make another path of it when decoded once more")]
+    DoubleEscape,
     #[error("a raw semicolon, backslash or control character")]
     ForbiddenByte,
     #[error("a malformed percent-encoding")]
@@ -178,7 +180,7 @@ fn normalise_escapes(path: &str, out: &mut String) -> Result<(), PathFault> {
 }
 
 /// Decodes every escape of a normalised path. Fails closed on escapes that hide a separator or a control character, on
-/// escapes of escapes that would do so when decoded once more, and on bytes that are not UTF-8.
+/// escapes of escapes that would do so when decoded once more or spell another name, and on bytes that are not UTF-8.
 fn read_escapes(path: &str) -> Result<String, PathFault> {
     let mut bytes = Vec::with_capacity(path.len());
     let mut rest = path;
@@ -189,8 +191,8 @@ fn read_escapes(path: &str) -> Result<String, PathFault> {
         if matches!(byte, b'/' | b'\\') {
             return Err(PathFault::HiddenSeparator);
         }
-        if byte == b'%' && matches!(escape(rest.as_bytes()), Some(b'/' | b'\\' | b'.' | b'%' | b';' | 0..=0x1f | 0x7f)) {
-            return Err(PathFault::HiddenSeparator);
+        if byte == b'%' && escape(rest.as_bytes()).is_some_and(makes_another_path) {
+            return Err(PathFault::DoubleEscape);
         }
         bytes.push(byte);
     }
@@ -211,6 +213,11 @@ fn escape(digits: &[u8]) -> Option<u8> {
 
 fn hex_digit(nibble: u8) -> char {
     char::from_digit(u32::from(nibble), 16).unwrap_or('0').to_ascii_uppercase()
+}
+
+/// What a second decoding may not bring forth. Of what is left (`100%25 off`, `100%25deutsch`) people write names.
+const fn makes_another_path(byte: u8) -> bool {
+    is_unreserved(byte) || matches!(byte, b'/' | b'\\' | b'%' | b';' | 0..=0x1f | 0x7f)
 }
 
 /// RFC 3986 section 2.3.
@@ -262,6 +269,8 @@ mod tests {
             "/a%3Bb",
             "/100%25",
             "/100%25zz",
+            "/100%25deutsch",
+            "/100%2520",
             "/...",
             "/.well-known/x",
             "/..a",
@@ -330,8 +339,14 @@ mod tests {
             "/a%25%32%46b",
             "/a%25%32Fb",
             "/a%252%46b",
+            "/%256Cogin",
+            "/%256cogin",
+            "/%25%36%43ogin",
+            "/%2570rivate/x",
+            "/a%2530",
+            "/a%257Eb",
         ] {
-            assert_eq!(fault(target), Some(PathFault::HiddenSeparator), "{target}");
+            assert_eq!(fault(target), Some(PathFault::DoubleEscape), "{target}");
         }
     }
 

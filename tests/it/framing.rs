@@ -239,6 +239,7 @@ fn trap_paths_are_forwarded_in_the_one_form_that_was_decided_on() {
             "/admin%00",
             "/a%252fadmin",
             "/%2561dmin%252f",
+            "/%2561dmin",
             "/a%",
             "/a%zz",
             "/admin#x",
