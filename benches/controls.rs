@@ -21,7 +21,7 @@ use doorward::policy::approval::{ApprovalKind, ApprovalRules, Party, Signer, Ter
 use doorward::policy::ban::{BanAnswer, BanRules, GuessBudget, GuessBudgets};
 use doorward::policy::bot::BotClass;
 use doorward::policy::denial::LimitState;
-use doorward::policy::login::{AccountKey, Attempt, LoginOutcome};
+use doorward::policy::login::{AccountKey, Attempt, ExactAccount, LoginOutcome};
 use doorward::policy::route::{BotRule, CertDemand, Sites};
 use doorward::policy::{
     ApprovalFact, CertFact, Denial, Facts, Permit, Policy, PolicyDocument, Reason, Route, RouteId, SiteId, UpstreamId,
@@ -60,7 +60,8 @@ fn guesses(criterion: &mut Criterion) {
     let successes = Arc::new(Successes::load(store(&directory), now).expect("loaded"));
     let clock = Clock::from(ManualClock::at(now.wall));
     let ledger = Arc::new(GuessLedger::new(BUDGETS, successes, clock));
-    let attempt = Attempt { account: AccountKey("alice".into()), secret: None, rest: None };
+    let exact = ExactAccount::new("portal.example.com", "form", b"alice");
+    let attempt = Attempt { account: AccountKey("alice".into()), exact, secret: None, rest: None };
     let who = Guesser::Client(client().key);
     criterion.bench_function("guesses/reserved and settled as fine", |bencher| {
         bencher.iter(|| {

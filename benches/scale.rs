@@ -24,7 +24,7 @@ use doorward::net::ClientAddr;
 use doorward::policy::approval::{ApprovalKind, ApprovalRules, Terms};
 use doorward::policy::ban::BanKey;
 use doorward::policy::bot::BotClass;
-use doorward::policy::login::{AccountKey, Attempt, LoginOutcome};
+use doorward::policy::login::{AccountKey, Attempt, ExactAccount, LoginOutcome};
 use doorward::policy::{ApprovalFact, CanonicalPath, CertFact, Facts, LimitId};
 use doorward::state::accounts::Successes;
 use doorward::state::approvals::{Approvals, TokenKey};
@@ -177,8 +177,9 @@ fn guesses(count: usize) -> Measured {
     let now = noon();
     let budgets = config(COMMON).policy.guesses;
     let guess = |number: usize| {
-        let account = AccountKey(format!("user{number}").into());
-        (Guesser::Client(client(number).key), Attempt { account, secret: None, rest: None })
+        let name = format!("user{number}");
+        let exact = ExactAccount::new("portal.example.com", "form", name.as_bytes());
+        (Guesser::Client(client(number).key), Attempt { account: AccountKey(name.into()), exact, secret: None, rest: None })
     };
     let settle = |ledger: &Arc<GuessLedger>, (who, attempt): &(Guesser, Attempt), outcome| {
         ledger.reserve(who.clone(), attempt, now).map(|permit| permit.settle(outcome, now)).is_ok()

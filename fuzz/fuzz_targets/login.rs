@@ -31,7 +31,7 @@ fuzz_target!(|input: &[u8]| {
     let fallback: &[u8] = if kind % 3 == 1 { b"application/json" } else { b"application/x-www-form-urlencoded" };
     append(&mut headers, "content-type", if content_type.is_empty() { fallback } else { content_type });
     append(&mut headers, "authorization", authorization);
-    if let Ok(attempt) = rule.read(&headers, query, body) {
+    if let Ok(attempt) = rule.read("portal.example.com", &headers, query, body) {
         let name = &attempt.account.0;
         assert!(!name.is_empty() && name.len() <= AccountKey::MAX && name.trim() == &**name);
         assert_eq!(AccountKey::new(name).as_ref(), Some(&attempt.account), "an account has one spelling");

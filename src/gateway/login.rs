@@ -17,6 +17,7 @@ use crate::state::store::Durable;
 use crate::upstream::{Body, BodyError, ForwardError, ForwardErrorKind, Sent};
 
 use super::inbound::Inbound;
+use super::inspect::Target;
 use super::pad::Pad;
 use super::{Gateway, forward};
 
@@ -35,12 +36,12 @@ pub fn recognise<'r>(
 pub async fn read(
     rule: &LoginRule,
     head: &request::Parts,
-    path: &CanonicalPath,
+    target: &Target,
     body: Inbound,
     terms: &forward::Terms,
 ) -> Result<(Body, Attempt), Denial> {
     let bytes = collect(forward::request_body(body, terms)).await?;
-    let attempt = rule.read(&head.headers, path.query(), &bytes)?;
+    let attempt = rule.read(&target.host, &head.headers, target.path.query(), &bytes)?;
     let body = Full::new(bytes).map_err(|never| match never {}).boxed_unsync();
     Ok((body, attempt))
 }
@@ -228,7 +229,7 @@ mod tests {
 
     use super::*;
     use crate::gateway::testing::Room;
-    use crate::policy::login::AccountSource;
+    use crate::policy::login::{AccountSource, ExactAccount};
 
     #[tokio::test]
     async fn a_ban_is_told_also_where_its_client_hangs_up_while_it_is_written() {
@@ -250,7 +251,8 @@ mod tests {
         while room.bans().of_client(&client, room.now()).is_none() {
             let who = Guesser::Client(client.key);
             let desk = Desk { gateway: &room.worker.gateway, rule: &rule, client: &client, who, decision: DecisionId(7) };
-            let attempt = Attempt { account: AccountKey::new("alice").unwrap(), secret: None, rest: None };
+            let exact = ExactAccount::new("localhost", "form", b"alice");
+            let attempt = Attempt { account: AccountKey::new("alice").unwrap(), exact, secret: None, rest: None };
             let guess = desk.reserve(attempt).unwrap();
             let mut answer = Response::new(Full::new(Bytes::new()).map_err(|never| match never {}).boxed_unsync());
             *answer.status_mut() = http::StatusCode::UNAUTHORIZED;

@@ -265,7 +265,7 @@ impl<'a> Passage<'a> {
             None => (self.recorder.count_in(forward::request_body(body, &terms)), None),
             Some((rule, mut charges)) => {
                 let reading = self.worker.gateway.readers.enter(caller.client.key)?;
-                let (body, attempt) = Box::pin(login::read(rule, &head, &target.path, body, &terms)).await?;
+                let (body, attempt) = Box::pin(login::read(rule, &head, &target, body, &terms)).await?;
                 drop(reading);
                 self.now = self.worker.gateway.clock.now();
                 self.attempts()?;

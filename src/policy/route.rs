@@ -363,7 +363,6 @@ impl fmt::Display for HostPattern {
     }
 }
 
-/// A canonical path as [`CanonicalPath::reading`] would give it.
 /// Whether a request may be an attempt by method and path (`request`).
 ///
 /// Fails closed: letter case, a trailing slash and trailing blanks do not take an attempt out of the count, as many applications
@@ -379,6 +378,7 @@ fn names(rule: &LoginRule, method: &Method, path: &CanonicalPath) -> bool {
     (is(&rule.method) || rule.method == Method::GET && is(&Method::HEAD)) && at()
 }
 
+/// A canonical path as [`CanonicalPath::reading`] would give it.
 fn decoded(path: &str) -> Cow<'_, str> {
     percent_decode_str(path).decode_utf8().unwrap_or(Cow::Borrowed(path))
 }

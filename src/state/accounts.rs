@@ -1,4 +1,5 @@
-//! Which client signed in to which account lately: 30 days, in the store, so that a restart locks nobody out.
+//! Which client signed in to which account lately: 30 days, in the store, so that a restart locks nobody out. Accounts stand here
+//! exactly as they were named and as digests.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -6,7 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::clock::Now;
-use crate::policy::login::AccountKey;
+use crate::policy::login::ExactAccount;
 
 use super::guesses::Guesser;
 use super::store::{Change, Store, StoreError, Table};
@@ -30,7 +31,7 @@ pub struct Successes {
 
 #[derive(Default)]
 struct Book {
-    accounts: HashMap<AccountKey, Vec<Success>>,
+    accounts: HashMap<ExactAccount, Vec<Success>>,
     pairs: usize,
 }
 
@@ -44,25 +45,31 @@ struct Success {
 impl Successes {
     /// Loads what was remembered. Fails closed: an unreadable row is an error.
     pub fn load(store: Arc<dyn Store>, now: Now) -> Result<Self, StoreError> {
-        let mut book = Book::default();
+        let (mut book, mut unread) = (Book::default(), Vec::new());
         for (key, value) in store.load(Table::Successes)? {
             let bad = |cause: serde_json::Error| StoreError::bad_row(Table::Successes, &key, cause);
-            let (who, account): (Box<str>, AccountKey) = serde_json::from_slice(&key).map_err(bad)?;
+            let (who, account): (Box<str>, Box<str>) = serde_json::from_slice(&key).map_err(bad)?;
+            // Rows of 0.1.0 name the account without its host; they forgive nobody.
+            let Some(account) = ExactAccount::parse(&account) else {
+                unread.push(Change::Delete { table: Table::Successes, key });
+                continue;
+            };
             let last: Timestamp = serde_json::from_slice(&value).map_err(bad)?;
             book.accounts.entry(account).or_default().push(Success { who, last, written: last });
             book.pairs += 1;
         }
         let successes = Self { store, book: RwLock::new(book), most_pairs: MOST_PAIRS };
+        successes.send(unread);
         successes.sweep(now);
         Ok(successes)
     }
 
     /// Remembers a success; written behind (at most once a day per pair).
-    pub fn record(&self, who: &Guesser, account: &AccountKey, now: Now) {
+    pub fn record(&self, who: &Guesser, account: &ExactAccount, now: Now) {
         let who = text(who);
         let mut batch = Vec::new();
         let mut book = self.write();
-        let known = book.accounts.entry(account.clone()).or_default();
+        let known = book.accounts.entry(*account).or_default();
         let stale = match known.iter_mut().find(|success| success.who == who) {
             Some(success) => {
                 success.last = now.wall;
@@ -80,7 +87,7 @@ impl Successes {
                     book.pairs -= 1;
                 }
                 let success = Success { who: who.clone(), last: now.wall, written: now.wall };
-                book.accounts.entry(account.clone()).or_default().push(success);
+                book.accounts.entry(*account).or_default().push(success);
                 book.pairs += 1;
                 true
             }
@@ -96,7 +103,7 @@ impl Successes {
     }
 
     /// Whether there was one in the last 30 days.
-    pub fn recent(&self, who: &Guesser, account: &AccountKey, now: Now) -> bool {
+    pub fn recent(&self, who: &Guesser, account: &ExactAccount, now: Now) -> bool {
         let book = self.read();
         let Some(known) = book.accounts.get(account) else { return false };
         let who = text(who);
@@ -169,13 +176,13 @@ fn text(who: &Guesser) -> Box<str> {
     }
 }
 
-fn delete(account: &AccountKey, success: &Success) -> Option<Change> {
+fn delete(account: &ExactAccount, success: &Success) -> Option<Change> {
     row(&success.who, account).map(|key| Change::Delete { table: Table::Successes, key })
 }
 
 /// The pair's key in the store: a JSON array, so that no name can run into the other.
-fn row(who: &str, account: &AccountKey) -> Option<Vec<u8>> {
-    serde_json::to_vec(&(who, account)).ok()
+fn row(who: &str, account: &ExactAccount) -> Option<Vec<u8>> {
+    serde_json::to_vec(&(who, account.to_text())).ok()
 }
 
 #[cfg(test)]
@@ -194,8 +201,8 @@ mod tests {
         Guesser::Client(ClientAddr::new(ip.parse().expect("ip"), 64).key)
     }
 
-    fn account(name: &str) -> AccountKey {
-        AccountKey(name.into())
+    fn account(name: &str) -> ExactAccount {
+        ExactAccount::new("portal.example.com", "form", name.as_bytes())
     }
 
     fn setup() -> (tempfile::TempDir, Arc<dyn Store>, ManualClock) {
@@ -273,6 +280,37 @@ mod tests {
         assert!(successes.len() <= 32);
         assert!(!successes.recent(&client("192.0.2.1"), &account("user0"), clock.now()));
         assert!(successes.recent(&client("192.0.2.1"), &account("user32"), clock.now()));
+    }
+
+    #[test]
+    fn a_success_is_of_one_host_one_rule_and_one_spelling() {
+        let (_dir, store, clock) = setup();
+        let successes = Successes::load(store, clock.now()).expect("loaded");
+        let who = client("192.0.2.1");
+        successes.record(&who, &account("ann"), clock.now());
+        for (host, rule, name) in [
+            ("other.example.com", "form", "ann"),
+            ("portal.example.com", "staff", "ann"),
+            ("portal.example.com", "form", "Ann"),
+            ("portal.example.comf", "orm", "ann"),
+        ] {
+            assert!(
+                !successes.recent(&who, &ExactAccount::new(host, rule, name.as_bytes()), clock.now()),
+                "{host} {rule} {name}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_row_without_a_host_forgives_nobody_and_goes() {
+        let (_dir, store, clock) = setup();
+        let key = br#"["client:192.0.2.1","ann"]"#.to_vec();
+        let value = br#""2026-03-01T00:00:00Z""#.to_vec();
+        wait(store.write(vec![Change::Put { table: Table::Successes, key, value }])).expect("written");
+        let successes = Successes::load(Arc::clone(&store), clock.now()).expect("loaded");
+        assert!(successes.is_empty() && !successes.recent(&client("192.0.2.1"), &account("ann"), clock.now()));
+        wait(store.write(Vec::new())).expect("a barrier");
+        assert_eq!(rows(&*store, Table::Successes), []);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use doorward::net::{ClientAddr, Nets};
 use doorward::policy::LimitId;
 use doorward::policy::ban::{BanAnswer, BanKey, BanRules, GuessBudget, GuessBudgets};
 use doorward::policy::limit::{LimitKey, LimitMode, LimitSpec, Quota};
-use doorward::policy::login::{AccountKey, Attempt, LoginOutcome};
+use doorward::policy::login::{AccountKey, Attempt, ExactAccount, LoginOutcome};
 use doorward::state::accounts::Successes;
 use doorward::state::bans::BanTable;
 use doorward::state::guesses::{GuessLedger, Guesser};
@@ -142,7 +142,8 @@ fn guesses(report: &mut Lines) {
     let successes = Arc::new(Successes::load(Arc::new(NoDisk), clock.now()).expect("an empty book"));
     let ledger = Arc::new(GuessLedger::new(budgets, successes, Clock::from(clock.clone())));
     let guess = |who: ClientAddr, account: &str, outcome| {
-        let attempt = Attempt { account: AccountKey::new(account).expect("a name"), secret: None, rest: None };
+        let exact = ExactAccount::new("localhost", "form", account.as_bytes());
+        let attempt = Attempt { account: AccountKey::new(account).expect("a name"), exact, secret: None, rest: None };
         ledger.reserve(Guesser::Client(who.key), &attempt, clock.now()).map(|permit| permit.settle(outcome, clock.now())).is_ok()
     };
     let (known, spent) = (honest(1), honest(2));
@@ -194,7 +195,7 @@ fn successes(report: &mut Lines) {
     let before = memory_of("self");
     let successes = Successes::load(Arc::new(NoDisk), clock.now()).expect("an empty book");
     for number in 0..3_000_000 {
-        let account = AccountKey::new(&format!("user-{number}@portal.example.com")).expect("a name");
+        let account = ExactAccount::new("portal.example.com", "form", format!("user-{number}").as_bytes());
         if number % 1000 == 0 {
             clock.advance(SECOND);
         }

@@ -10,7 +10,7 @@ use doorward::net::ClientAddr;
 use doorward::policy::LimitId;
 use doorward::policy::ban::{GuessBudget, GuessBudgets};
 use doorward::policy::limit::{LimitKey, LimitMode, LimitSpec, Quota};
-use doorward::policy::login::{AccountKey, Attempt, LoginOutcome};
+use doorward::policy::login::{AccountKey, Attempt, ExactAccount, LoginOutcome};
 use doorward::state::accounts::Successes;
 use doorward::state::guesses::{GuessLedger, Guesser};
 use doorward::state::limits::{Charges, LimitSubject, Limits};
@@ -58,7 +58,8 @@ fn trap_guess_table_exhaustion_holds_the_spent_and_admits_the_known() {
     let budgets = GuessBudgets { per_client: budget(2), per_account: budget(50) };
     let ledger = Arc::new(GuessLedger::new(budgets, successes, Clock::from(clock.clone())));
     let guess = |who: ClientAddr, account: &str, outcome| {
-        let attempt = Attempt { account: AccountKey::new(account).unwrap(), secret: None, rest: None };
+        let exact = ExactAccount::new("localhost", "form", account.as_bytes());
+        let attempt = Attempt { account: AccountKey::new(account).unwrap(), exact, secret: None, rest: None };
         ledger.reserve(Guesser::Client(who.key), &attempt, clock.now()).map(|permit| permit.settle(outcome, clock.now())).is_ok()
     };
     let (known, spent) = (client(STRANGERS + 1), client(STRANGERS + 2));

@@ -10,7 +10,7 @@ use doorward::clock::{Clock, ManualClock, Now};
 use doorward::net::{ClientAddr, Nets};
 use doorward::policy::ban::{BanAnswer, BanKey, BanRules, GuessBudget, GuessBudgets};
 use doorward::policy::decide::BanFact;
-use doorward::policy::login::{AccountKey, Attempt, LoginOutcome};
+use doorward::policy::login::{AccountKey, Attempt, ExactAccount, LoginOutcome};
 use doorward::state::accounts::Successes;
 use doorward::state::bans::BanTable;
 use doorward::state::guesses::{GuessLedger, GuessPermit, Guesser, RefusedBy, Settled};
@@ -31,7 +31,8 @@ const PER_ACCOUNT: Duration = Duration::from_secs(3600);
 /// Two neighbours, two addresses of one IPv6 client, and its neighbour.
 const ADDRESSES: [&str; 5] = ["192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2", "2001:db8:0:1::1"];
 const IDENTITIES: [&str; 2] = ["acme:sync", "acme:report"];
-const ACCOUNTS: [&str; 3] = ["ann", "bob", "eve"];
+/// As they are named: two are counted as one, and forgiven apart.
+const ACCOUNTS: [&str; 4] = ["ann", "Ann", "bob", "eve"];
 const SECRETS: [Option<&str>; 4] = [None, None, Some("hunter2"), Some("letmein")];
 const OUTCOMES: [LoginOutcome; 6] = [
     LoginOutcome::Failed,
@@ -159,11 +160,12 @@ impl Run {
             Guesser::Client(client) => self.bans.of_client(&ClientAddr::new(client.net().addr(), 64), now),
             Guesser::Identity(name) => self.bans.of_identity(name, now),
         };
-        if banned.is_some() || self.bans.of_account(&AccountKey(account.into()), now).is_some() {
+        if banned.is_some() || self.bans.of_account(&account_key(account), now).is_some() {
             return;
         }
         let attempt = Attempt {
-            account: AccountKey(account.into()),
+            account: account_key(account),
+            exact: ExactAccount::new("portal.example.com", "form", account.as_bytes()),
             secret: secret.map(|secret| Zeroizing::new(secret.as_bytes().to_vec())),
             rest: None,
         };
@@ -357,7 +359,7 @@ impl Run {
     fn check_windows(&self) {
         let by_guesser = |guess: &Guess| guess.counts_for_guesser.then(|| ban_key(&guess.who));
         self.check_window(by_guesser, PER_CLIENT, self.model.largest.0, "guesser");
-        let by_account = |guess: &Guess| guess.counts_for_account.then(|| BanKey::Account(AccountKey(guess.account.into())));
+        let by_account = |guess: &Guess| guess.counts_for_account.then(|| BanKey::Account(account_key(guess.account)));
         self.check_window(by_account, PER_ACCOUNT, self.model.largest.1, "account");
     }
 
@@ -388,7 +390,7 @@ impl Run {
 
     fn any_key(&mut self) -> BanKey {
         match self.dice.below(10) {
-            0 => BanKey::Account(AccountKey(self.dice.pick(&ACCOUNTS).into())),
+            0 => BanKey::Account(account_key(self.dice.pick(&ACCOUNTS))),
             1 => BanKey::Net("192.0.2.0/24".parse().expect("a net")),
             2 => BanKey::Net("2001:db8::/48".parse().expect("a net")),
             _ => ban_key(&self.guesser()),
@@ -411,7 +413,8 @@ impl Model {
     }
 
     fn account_spent(&self, account: &str, now: Now) -> u32 {
-        self.count(|guess| guess.counts_for_account && guess.account == account && guess.holds(now, PER_ACCOUNT))
+        let counted = |guess: &Guess| guess.counts_for_account && account_key(guess.account) == account_key(account);
+        self.count(|guess| counted(guess) && guess.holds(now, PER_ACCOUNT))
     }
 
     fn failures(&self, who: &Guesser, now: Now) -> u32 {
@@ -450,7 +453,7 @@ impl Model {
             match (key, &guess.who) {
                 (BanKey::Net(net), Guesser::Client(client)) if net.contains(&client.net()) => guess.counts_for_guesser = false,
                 (BanKey::Identity(name), Guesser::Identity(who)) if name == who => guess.counts_for_guesser = false,
-                (BanKey::Account(account), _) if *account.0 == *guess.account => guess.counts_for_account = false,
+                (BanKey::Account(account), _) if *account == account_key(guess.account) => guess.counts_for_account = false,
                 _ => {}
             }
         }
@@ -513,6 +516,10 @@ fn ban_key(who: &Guesser) -> BanKey {
         Guesser::Client(client) => BanKey::Net(client.net()),
         Guesser::Identity(name) => BanKey::Identity(name.clone()),
     }
+}
+
+fn account_key(named: &str) -> AccountKey {
+    AccountKey::new(named).expect("a name")
 }
 
 fn client(address: &str) -> ClientAddr {

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use aws_lc_rs::digest::{Context, SHA256};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
 use http::{HeaderName, Method, StatusCode};
 use unicode_normalization::UnicodeNormalization;
 use zeroize::Zeroizing;
@@ -58,10 +61,11 @@ pub struct OutcomeRule {
 /// A recognised attempt, its account read exactly once.
 pub struct Attempt {
     pub account: AccountKey,
+    pub exact: ExactAccount,
     /// For the keyed hash only; wiped on drop, never formatted.
     pub secret: Option<Zeroizing<Vec<u8>>>,
-    /// SHA-256 of everything else that the attempt may carry a secret in: body, query, and headers beyond those that every
-    /// client sends. `None` as for `secret`.
+    /// SHA-256 of everything else that the attempt may carry a secret in: body, query, and headers beyond those in which no
+    /// application looks for one. `None` as for `secret`.
     pub rest: Option<Zeroizing<[u8; 32]>>,
 }
 
@@ -69,6 +73,13 @@ pub struct Attempt {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(transparent)]
 pub struct AccountKey(pub Name);
+
+/// An account exactly as it was named: the host, the login rule, and the name byte for byte. Applications differ in which names
+/// are one account, and two hosts may have one each of the same name. What counts asks for the [`AccountKey`]; what is forgiven
+/// (a failure by a success, a repeat, a spent account to those who signed in lately) asks for this, so that nobody is forgiven
+/// for an account of his own that is only like the one he guesses at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ExactAccount([u8; 32]);
 
 /// What the application said of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -113,6 +124,35 @@ impl AccountKey {
             name = folded.to_owned();
         }
         None
+    }
+}
+
+impl ExactAccount {
+    /// `host` is canonical, `rule` the login's name in the config, `name` what the attempt holds.
+    pub fn new(host: &str, rule: &str, name: &[u8]) -> Self {
+        let mut digest = Context::new(&SHA256);
+        for part in [host.as_bytes(), rule.as_bytes(), name] {
+            digest.update(&(part.len() as u64).to_be_bytes());
+            digest.update(part);
+        }
+        let mut whole = [0; 32];
+        whole.copy_from_slice(digest.finish().as_ref());
+        Self(whole)
+    }
+
+    /// What [`to_text`](Self::to_text) wrote; `None` for anything else.
+    pub fn parse(text: &str) -> Option<Self> {
+        STANDARD_NO_PAD.decode(text).ok()?.try_into().ok().map(Self)
+    }
+
+    /// Base64 of its SHA-256: 43 characters.
+    pub fn to_text(&self) -> String {
+        STANDARD_NO_PAD.encode(self.0)
+    }
+
+    /// Its SHA-256.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
     }
 }
 

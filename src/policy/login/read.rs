@@ -12,26 +12,23 @@ use base64::engine::general_purpose::STANDARD;
 use http::HeaderMap;
 use http::header::{
     ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH,
-    CONTENT_TYPE, COOKIE, DATE, HOST, HeaderName, ORIGIN, PRAGMA, REFERER, USER_AGENT,
+    CONTENT_TYPE, DATE, HeaderName, ORIGIN, PRAGMA, REFERER, USER_AGENT,
 };
 use zeroize::Zeroizing;
 
-use super::{AccountKey, AccountSource, Attempt, FieldSource, LoginRule, MAX_LOGIN_BODY};
+use super::{AccountKey, AccountSource, Attempt, ExactAccount, FieldSource, LoginRule, MAX_LOGIN_BODY};
 use crate::policy::{Denial, Reason};
 
-/// Headers that differ between two tries of the same guess, or that carry no secret of a login.
-const SAYS_NOTHING: [HeaderName; 16] = [
+/// Headers that differ between two tries of the same guess and carry no secret of a login. Not the cookies: PHP may put them in
+/// the place of fields of the body.
+const SAYS_NOTHING: [HeaderName; 12] = [
     ACCEPT,
     ACCEPT_ENCODING,
     ACCEPT_LANGUAGE,
-    AUTHORIZATION,
     CACHE_CONTROL,
     CONNECTION,
     CONTENT_LENGTH,
-    CONTENT_TYPE,
-    COOKIE,
     DATE,
-    HOST,
     ORIGIN,
     PRAGMA,
     REFERER,
@@ -90,16 +87,21 @@ impl LoginRule {
     }
 
     /// Fails closed: an account that cannot be read exactly once is a 400 `bad-request`.
-    /// `query` is the canonical query: the account field there too is a 400. With Basic the password in the header is the
-    /// secret, whatever `secret` says.
-    pub fn read(&self, headers: &HeaderMap, query: Option<&str>, body: &[u8]) -> Result<Attempt, Denial> {
-        self.read_once(headers, query, body).map_err(ReadFault::denial)
+    /// `host` is the canonical one, `query` the canonical query: the account field there too is a 400. With Basic the password
+    /// in the header is the secret, whatever `secret` says.
+    pub fn read(&self, host: &str, headers: &HeaderMap, query: Option<&str>, body: &[u8]) -> Result<Attempt, Denial> {
+        self.read_once(host, headers, query, body).map_err(ReadFault::denial)
     }
 
-    fn read_once(&self, headers: &HeaderMap, query: Option<&str>, body: &[u8]) -> Result<Attempt, ReadFault> {
+    fn read_once(&self, host: &str, headers: &HeaderMap, query: Option<&str>, body: &[u8]) -> Result<Attempt, ReadFault> {
+        let attempt = |account: Value, secret: Option<Value>| {
+            let exact = ExactAccount::new(host, &self.name, &account);
+            let rest = secret.is_some().then(|| rest(headers, query, body));
+            Ok(Attempt { account: key(&account)?, exact, secret, rest })
+        };
         let AccountSource::Field(field) = &self.account else {
             let (account, secret) = basic(headers)?;
-            return Ok(Attempt { account: key(&account)?, secret: Some(secret), rest: Some(rest(headers, query, body)) });
+            return attempt(account, Some(secret));
         };
         if body.len() > MAX_LOGIN_BODY {
             return Err(ReadFault::BodyTooLarge);
@@ -120,10 +122,9 @@ impl LoginRule {
                 return Err(ReadFault::InQuery);
             }
         }
-        let account = key(&field.read(body, Use::Account)?.ok_or(ReadFault::Absent)?)?;
+        let account = field.read(body, Use::Account)?.ok_or(ReadFault::Absent)?;
         let secret = self.secret.as_ref().map(|field| field.read(body, Use::Secret)).transpose()?.flatten();
-        let rest = secret.is_some().then(|| rest(headers, query, body));
-        Ok(Attempt { account, secret, rest })
+        attempt(account, secret)
     }
 }
 

@@ -24,9 +24,11 @@ pub(super) struct Entry {
     pub(super) state: EntryState,
     pub(super) who: Tag,
     pub(super) account: Tag,
-    /// Of guesser, account and secret together; kept on the guesser's side only.
+    /// Of the account exactly as it was named.
+    pub(super) exact: Tag,
+    /// Of guesser, exact account and secret together; kept on the guesser's side only.
     pub(super) secret: Option<Tag>,
-    /// Of guesser, account and all the rest of the attempt.
+    /// Of guesser, exact account and all the rest of the attempt.
     pub(super) rest: Option<Tag>,
     /// Uncounted repeats of the secret with another rest.
     pub(super) variants: u8,
@@ -80,10 +82,8 @@ impl Entries {
 
     /// Whether this guess failed before and may pass again uncounted: the very same always, the same secret with another rest
     /// [`MOST_VARIANTS`] times. Fails closed: beyond that it is a new guess, of something else than the secret.
-    pub(super) fn repeats(&mut self, who: Tag, account: Tag, secret: Tag, rest: Option<Tag>) -> bool {
-        let same = |entry: &&mut Entry| {
-            entry.state == EntryState::Failed && entry.who == who && entry.account == account && entry.secret == Some(secret)
-        };
+    pub(super) fn repeats(&mut self, secret: Tag, rest: Option<Tag>) -> bool {
+        let same = |entry: &&mut Entry| entry.state == EntryState::Failed && entry.secret == Some(secret);
         let mut spare = None;
         for entry in self.0.iter_mut().filter(same) {
             if entry.rest == rest {
@@ -118,15 +118,15 @@ impl Entries {
         ends.get(leaving).copied().unwrap_or(budget.within).max(SHORTEST_WAIT)
     }
 
-    /// What an answer does to the guess that it answers, and a success to the failures of that guesser with that account.
-    pub(super) fn settle(&mut self, id: Option<u64>, outcome: LoginOutcome, who: Tag, account: Tag, at: Duration) {
+    /// What an answer does to the guess that it answers, and a success to the failures of that guesser with exactly that account.
+    pub(super) fn settle(&mut self, id: Option<u64>, outcome: LoginOutcome, who: Tag, exact: Tag, at: Duration) {
         let is_it = |entry: &Entry| Some(entry.id) == id;
         match outcome {
             LoginOutcome::Failed => self.mark(is_it, EntryState::Failed, at),
             LoginOutcome::Fault => self.mark(is_it, EntryState::Fault, at),
             LoginOutcome::Unsent => self.0.retain(|entry| !is_it(entry)),
             LoginOutcome::Ok => {
-                let cleared = |entry: &Entry| entry.state == EntryState::Failed && entry.who == who && entry.account == account;
+                let cleared = |entry: &Entry| entry.state == EntryState::Failed && entry.who == who && entry.exact == exact;
                 self.0.retain(|entry| !is_it(entry) && !cleared(entry));
             }
         }

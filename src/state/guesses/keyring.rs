@@ -6,7 +6,7 @@ use aws_lc_rs::hmac;
 use ipnet::IpNet;
 use zeroize::Zeroize;
 
-use crate::policy::login::AccountKey;
+use crate::policy::login::{AccountKey, ExactAccount};
 
 /// 128 bits of HMAC-SHA256: nobody without the key can make two alike.
 pub(super) type Tag = u128;
@@ -18,6 +18,7 @@ enum Kind {
     Identity,
     Neighbours,
     Account,
+    Exact,
     Secret,
 }
 
@@ -55,9 +56,13 @@ impl Keyring {
         self.tag(Kind::Account, &[account.0.as_bytes()])
     }
 
-    /// One guess: this guesser, this account, this secret.
-    pub(super) fn secret(&self, who: Tag, account: Tag, secret: &[u8]) -> Tag {
-        self.tag(Kind::Secret, &[&who.to_be_bytes(), &account.to_be_bytes(), secret])
+    pub(super) fn exact(&self, account: &ExactAccount) -> Tag {
+        self.tag(Kind::Exact, &[account.as_bytes()])
+    }
+
+    /// One guess: this guesser, this account exactly, this secret.
+    pub(super) fn secret(&self, who: Tag, exact: Tag, secret: &[u8]) -> Tag {
+        self.tag(Kind::Secret, &[&who.to_be_bytes(), &exact.to_be_bytes(), secret])
     }
 
     fn net(&self, kind: Kind, net: IpNet) -> Tag {

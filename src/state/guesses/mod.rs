@@ -12,7 +12,7 @@ use crate::clock::{Clock, Now};
 use crate::net::{ClientAddr, ClientKey};
 use crate::policy::Name;
 use crate::policy::ban::{BanKey, GuessBudgets};
-use crate::policy::login::{AccountKey, Attempt, LoginOutcome};
+use crate::policy::login::{AccountKey, Attempt, ExactAccount, LoginOutcome};
 
 use self::entries::{Entries, Entry, EntryState};
 use self::keyring::{Keyring, Tag};
@@ -85,8 +85,8 @@ struct Reservation {
     ledger: Arc<GuessLedger>,
     who: Key<Guesser>,
     account: Key<Tag>,
-    /// As the successes know it.
-    account_name: AccountKey,
+    /// As the successes know it, and as its entries do.
+    exact: (ExactAccount, Tag),
     /// `None` for a repeat, which is not counted.
     id: Option<u64>,
 }
@@ -103,20 +103,22 @@ impl GuessLedger {
     }
 
     /// Fails closed: reserves for guesser and account together, or neither. Never more than the budget in any window,
-    /// reservations included. A repeat of a guess that this guesser already failed with this account and secret is let
+    /// reservations included. A repeat of a guess that this guesser already failed with exactly this account and secret is let
     /// through uncounted: always when everything else in it is the same too, and a few times when it is not (a form's
-    /// one-time token), for what differs may be a second secret that is being guessed. A guesser with a recent success on the account is neither held by nor counted in its budget.
+    /// one-time token), for what differs may be a second secret that is being guessed. A guesser with a recent success on
+    /// exactly this account is neither held by nor counted in its budget.
     pub fn reserve(self: &Arc<Self>, who: Guesser, attempt: &Attempt, now: Now) -> Result<GuessPermit, GuessRefusal> {
         let budgets = self.budgets();
-        let exempt = self.successes.recent(&who, &attempt.account, now);
+        let exempt = self.successes.recent(&who, &attempt.exact, now);
         // Of those there are no more than remembered successes, so the table stays bounded.
         let who = self.guesser_key(who).trusted(exempt);
         let account = self.account_key(&attempt.account);
-        let secret = attempt.secret.as_ref().map(|secret| self.keyring.secret(who.tag, account.tag, secret));
-        let rest = attempt.rest.as_ref().map(|rest| self.keyring.secret(who.tag, account.tag, &**rest));
+        let exact = self.keyring.exact(&attempt.exact);
+        let secret = attempt.secret.as_ref().map(|secret| self.keyring.secret(who.tag, exact, secret));
+        let rest = attempt.rest.as_ref().map(|rest| self.keyring.secret(who.tag, exact, &**rest));
         let permit = |id| {
             let (who, account) = (who.clone(), account.clone());
-            let reservation = Reservation { ledger: Arc::clone(self), who, account, account_name: attempt.account.clone(), id };
+            let reservation = Reservation { ledger: Arc::clone(self), who, account, exact: (attempt.exact, exact), id };
             GuessPermit { reservation: Some(reservation), on_drop: None }
         };
 
@@ -131,7 +133,7 @@ impl GuessLedger {
         let _ = self.guessers.entries(&mut guesser_shard, &who, at, budgets.per_client.within);
         if let Some(secret) = secret {
             let mut repeat = false;
-            let look = |entries: &mut Entries| repeat = entries.repeats(who.tag, account.tag, secret, rest);
+            let look = |entries: &mut Entries| repeat = entries.repeats(secret, rest);
             self.guessers.change(&mut guesser_shard, &who, look);
             if repeat {
                 return Ok(permit(None));
@@ -148,7 +150,8 @@ impl GuessLedger {
         }
 
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let entry = Entry { id, at, state: EntryState::Reserved, who: who.tag, account: account.tag, secret, rest, variants: 0 };
+        let entry =
+            Entry { id, at, state: EntryState::Reserved, who: who.tag, account: account.tag, exact, secret, rest, variants: 0 };
         self.guessers.enter(&mut guesser_shard, &who, entry);
         if let Some(shard) = &mut account_shard {
             self.accounts.enter(shard, &account, Entry { secret: None, ..entry });
@@ -295,14 +298,14 @@ impl Reservation {
     fn settle(self, outcome: LoginOutcome, now: Now) -> Settled {
         let ledger = &self.ledger;
         if outcome == LoginOutcome::Ok {
-            ledger.successes.record(&self.who.exact, &self.account_name, now);
+            ledger.successes.record(&self.who.exact, &self.exact.0, now);
         }
         let budget = ledger.budgets().per_client;
         // The same order as in `reserve`.
         let mut guesser_shard = ledger.guessers.lock(&self.who);
         let mut account_shard = ledger.accounts.lock(&self.account);
         let at = guesser_shard.advance(account_shard.advance(now.instant));
-        let settle = |entries: &mut Entries| entries.settle(self.id, outcome, self.who.tag, self.account.tag, at);
+        let settle = |entries: &mut Entries| entries.settle(self.id, outcome, self.who.tag, self.exact.1, at);
         ledger.guessers.change(&mut guesser_shard, &self.who, settle);
         ledger.accounts.change(&mut account_shard, &self.account, settle);
         if outcome != LoginOutcome::Failed || self.id.is_none() {

@@ -41,7 +41,8 @@ fn client(ip: &str) -> Guesser {
 
 fn attempt(account: &str, secret: Option<&str>) -> Attempt {
     let secret = secret.map(|secret| Zeroizing::new(secret.as_bytes().to_vec()));
-    Attempt { account: AccountKey(account.into()), secret, rest: Some(Zeroizing::new([0; 32])) }
+    let exact = ExactAccount::new("portal.example.com", "form", account.as_bytes());
+    Attempt { account: AccountKey(account.into()), exact, secret, rest: Some(Zeroizing::new([0; 32])) }
 }
 
 impl Bench {
@@ -239,6 +240,44 @@ fn an_attempt_cut_off_before_it_was_sent_is_given_back() {
         ));
     }
     assert_eq!(bench.ledger.peek(&who, bench.now()), (0, 0, 5));
+}
+
+/// One account by its key; what an application tells apart.
+fn alike() -> [ExactAccount; 3] {
+    [("a.example.com", "form", "ann"), ("b.example.com", "form", "ann"), ("a.example.com", "staff", "ann")]
+        .map(|(host, rule, name)| ExactAccount::new(host, rule, name.as_bytes()))
+}
+
+#[test]
+fn trap_a_success_on_an_account_that_is_only_alike_forgives_nothing() {
+    let bench = bench_with(budgets(50, 4), MOST_KEYS);
+    let who = client("192.0.2.1");
+    let [guessed, rest @ ..] = alike();
+    let try_at = |exact: ExactAccount, outcome| {
+        let permit = bench.ledger.reserve(who.clone(), &Attempt { exact, ..attempt("ann", None) }, bench.now())?;
+        Ok::<_, GuessRefusal>(permit.settle(outcome, bench.now()))
+    };
+    for exact in rest {
+        try_at(guessed, LoginOutcome::Failed).expect("room");
+        try_at(exact, LoginOutcome::Ok).expect("room");
+    }
+    assert_eq!(bench.ledger.peek(&who, bench.now()), (2, 0, 50));
+    for _ in 0..2 {
+        try_at(guessed, LoginOutcome::Failed).expect("room");
+    }
+    assert!(try_at(guessed, LoginOutcome::Ok).is_err(), "all count for one account, and he never signed in to this one");
+    try_at(rest[0], LoginOutcome::Ok).expect("he signed in to that one");
+}
+
+#[test]
+fn trap_one_password_is_a_guess_at_each_account_that_is_only_alike() {
+    let bench = bench();
+    let who = client("192.0.2.1");
+    for exact in alike() {
+        let guess = Attempt { exact, ..attempt("ann", Some("spring")) };
+        bench.ledger.reserve(who.clone(), &guess, bench.now()).expect("room").settle(LoginOutcome::Failed, bench.now());
+    }
+    assert_eq!(bench.ledger.peek(&who, bench.now()), (3, 0, 5));
 }
 
 #[test]

@@ -3,6 +3,7 @@ use proptest::prelude::*;
 
 use super::*;
 
+const HOST: &str = "portal.example.com";
 const FORM: &str = "application/x-www-form-urlencoded";
 const JSON: &str = "application/json";
 
@@ -33,7 +34,7 @@ fn head(lines: &[(&'static str, &str)]) -> HeaderMap {
 
 /// Account and secret, or the fault.
 fn read(rule: &LoginRule, media: &str, query: Option<&str>, body: &str) -> Result<(String, Option<String>), ReadFault> {
-    seen(rule.read_once(&head(&[("content-type", media)]), query, body.as_bytes()))
+    seen(rule.read_once(HOST, &head(&[("content-type", media)]), query, body.as_bytes()))
 }
 
 fn seen(attempt: Result<Attempt, ReadFault>) -> Result<(String, Option<String>), ReadFault> {
@@ -56,6 +57,47 @@ fn a_form_names_its_account_once() {
     assert_eq!(read(&form(), "Application/X-WWW-Form-URLEncoded; charset=\"UTF-8\"", None, "username=a"), Ok(("a".into(), None)));
     assert_eq!(read(&form(), FORM, None, "username=a&password="), pair("a", ""));
     assert_eq!(read(&form(), FORM, None, "username=a&password=x%zz%ff;y"), pair("a", "x%zz\u{fffd};y"));
+}
+
+#[test]
+fn trap_an_attempt_with_another_cookie_media_type_or_authorization_is_another_attempt() {
+    let rest = |lines: &[(&'static str, &str)]| {
+        let lines = [&[("content-type", FORM)], lines].concat();
+        form().read_once(HOST, &head(&lines), None, b"username=a&password=p").unwrap().rest.map(|rest| *rest)
+    };
+    let plain = rest(&[]);
+    for (name, value) in
+        [("cookie", "password=q"), ("authorization", "Basic YTpx"), ("x-otp", "1"), ("host", "other.example.com")]
+    {
+        assert_ne!(rest(&[(name, value)]), plain, "{name}");
+    }
+    for (name, value) in [("user-agent", "x"), ("accept", "*/*"), ("sec-fetch-site", "none"), ("referer", "https://x/")] {
+        assert_eq!(rest(&[(name, value)]), plain, "{name}");
+    }
+    let typed = |media| form().read_once(HOST, &head(&[("content-type", media)]), None, b"username=a&password=p").unwrap().rest;
+    assert_ne!(typed(FORM), typed("application/x-www-form-urlencoded; x=y"));
+}
+
+#[test]
+fn the_same_name_elsewhere_or_by_another_rule_is_not_exactly_the_same_account() {
+    let exact = |rule: &LoginRule, host, body: &str| {
+        rule.read_once(host, &head(&[("content-type", FORM)]), None, body.as_bytes()).unwrap().exact
+    };
+    let other = LoginRule { name: "other".into(), ..form() };
+    let one = exact(&form(), HOST, "username=a&password=p");
+    assert_eq!(one, exact(&form(), HOST, "password=q&username=%61"));
+    assert_eq!(ExactAccount::parse(&one.to_text()), Some(one));
+    for another in [
+        exact(&form(), "other.example.com", "username=a"),
+        exact(&other, HOST, "username=a"),
+        exact(&form(), HOST, "username=A"),
+        exact(&form(), HOST, "username=a+"),
+    ] {
+        assert_ne!(one, another);
+    }
+    for text in ["", "ann", &one.to_text()[1..], &format!("{}A", one.to_text())] {
+        assert_eq!(ExactAccount::parse(text), None, "{text}");
+    }
 }
 
 #[test]
@@ -160,7 +202,7 @@ fn trap_an_encoded_or_wrongly_typed_body_is_refused() {
     ] {
         assert_eq!(read(&form(), media, None, body), Err(ReadFault::Charset), "{media}");
     }
-    let refused = |lines: &[(&'static str, &str)]| seen(form().read_once(&head(lines), None, body.as_bytes()));
+    let refused = |lines: &[(&'static str, &str)]| seen(form().read_once(HOST, &head(lines), None, body.as_bytes()));
     assert_eq!(refused(&[]), Err(ReadFault::MediaType));
     assert_eq!(refused(&[("content-type", FORM), ("content-type", FORM)]), Err(ReadFault::MediaType));
     assert_eq!(refused(&[("content-type", FORM), ("content-encoding", "gzip")]), Err(ReadFault::Encoded));
@@ -243,7 +285,7 @@ fn basic_is_an_attempt_only_with_credentials() {
 #[test]
 fn basic_credentials_are_read() {
     let rule = rule(AccountSource::Basic, None);
-    let read = |line: &str| seen(rule.read_once(&head(&[("authorization", line)]), Some("username=x"), b""));
+    let read = |line: &str| seen(rule.read_once(HOST, &head(&[("authorization", line)]), Some("username=x"), b""));
     assert_eq!(read("Basic QWxpY2U6cDpx"), pair("alice", "p:q"));
     assert_eq!(read("bASIC  YTo="), pair("a", ""));
 }
@@ -251,7 +293,7 @@ fn basic_credentials_are_read() {
 #[test]
 fn trap_basic_credentials_with_two_readings_are_refused() {
     let rule = rule(AccountSource::Basic, None);
-    let refused = |lines: &[(&'static str, &str)]| seen(rule.read_once(&head(lines), None, b"")).unwrap_err();
+    let refused = |lines: &[(&'static str, &str)]| seen(rule.read_once(HOST, &head(lines), None, b"")).unwrap_err();
     for line in [
         "Bearer x",
         "Basic",
@@ -274,7 +316,7 @@ fn trap_basic_credentials_with_two_readings_are_refused() {
 
 #[test]
 fn the_refusal_is_a_bad_request_that_names_no_value() {
-    let denial = form().read(&head(&[("content-type", FORM)]), None, b"username=a&username=hunter2").err().unwrap();
+    let denial = form().read(HOST, &head(&[("content-type", FORM)]), None, b"username=a&username=hunter2").err().unwrap();
     assert_eq!(denial.reason, Reason::BadRequest);
     assert!(!denial.cause.contains("hunter2"));
 }
@@ -283,8 +325,8 @@ proptest! {
     #[test]
     fn any_body_is_read_or_refused(body in prop::collection::vec(any::<u8>(), 0..200), media in prop::sample::select(vec![FORM, JSON])) {
         let head = head(&[("content-type", media)]);
-        let _ = form().read_once(&head, None, &body);
-        let _ = json("/a/0").read_once(&head, None, &body);
+        let _ = form().read_once(HOST, &head, None, &body);
+        let _ = json("/a/0").read_once(HOST, &head, None, &body);
     }
 
     #[test]
