@@ -72,12 +72,11 @@ impl Scene<'_> {
     pub fn facts(&self) -> Facts {
         let cert = self.certificate();
         let approval = self.approval(&cert);
-        let proven = match (&cert, &approval) {
-            (CertFact::Held(identity), _) => Some(identity.key.clone()),
-            (_, ApprovalFact::Held(approval)) => Some(approval.id.clone()),
-            _ => None,
-        };
-        let identity_ban = proven.and_then(|key| self.gateway.state.bans.of_identity(&key, self.now));
+        let ban = |key: &Name| self.gateway.state.bans.of_identity(key, self.now);
+        let of_cert = if let CertFact::Held(identity) = &cert { ban(&identity.key) } else { None };
+        let of_approval = if let ApprovalFact::Held(approval) = &approval { ban(&approval.id) } else { None };
+        // Whoever proves two things is held by a ban of either.
+        let identity_ban = of_cert.into_iter().chain(of_approval).max_by_key(|ban| ban.until);
         Facts { cert, bot: self.bot, approval, address_ban: self.address_ban.clone(), identity_ban }
     }
 

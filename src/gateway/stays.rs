@@ -319,12 +319,9 @@ impl Guest {
         if facts.address_ban.is_some() && by_guesses(BanKey::Net(IpNet::from(self.client.ip))) {
             facts.address_ban = None;
         }
-        let proven = match (&self.identity, &self.approval) {
-            (Some(identity), _) => Some(&identity.key),
-            (None, Some(approval)) => Some(&approval.id),
-            (None, None) => None,
-        };
-        if facts.identity_ban.is_some() && proven.is_some_and(|key| by_guesses(BanKey::Identity(Arc::clone(key)))) {
+        let identity = self.identity.iter().map(|identity| &identity.key);
+        let mut proven = identity.chain(self.approval.iter().map(|approval| &approval.id));
+        if facts.identity_ban.is_some() && proven.all(|key| by_guesses(BanKey::Identity(Arc::clone(key)))) {
             facts.identity_ban = None;
         }
     }

@@ -234,6 +234,23 @@ fn a_revocation_bites_on_the_next_request_of_a_live_connection() {
 }
 
 #[test]
+fn whoever_proves_two_things_is_held_by_a_ban_of_either() {
+    let stage = open(&format!("{BASE}{SITES}"));
+    let (id, token) = approve(&stage, &["--path", "/orders/**"]);
+    run(async {
+        let both = Visitor::new(&stage, [1, 1]).with("good");
+        let told_now = async || both.send(bearing(browser("GET", "/orders/1"), &token), "").await.unwrap().told();
+        for key in [format!("identity:{id}"), "identity:acme:urn:acme:orders".to_owned()] {
+            assert_eq!(told_now().await, "200");
+            told(&stage, &["bans", "add", &key, "--for", "1h"]);
+            assert_eq!(told_now().await, "403 banned", "{key}");
+            told(&stage, &["bans", "lift", &key]);
+        }
+        assert_eq!(told_now().await, "200");
+    });
+}
+
+#[test]
 fn an_approvals_rate_is_its_own() {
     let stage = open(&format!("{BASE}{SITES}"));
     let (id, token) = approve(&stage, &["--path", "/orders/**", "--rate", "3/h"]);
