@@ -118,6 +118,17 @@ impl Guess {
         self.sent.clone()
     }
 
+    /// Whose it is.
+    pub fn account(&self) -> &AccountKey {
+        &self.told.account
+    }
+
+    /// It goes no further: nothing of it was sent, and there is no attempt to tell of.
+    pub fn give_back(self) {
+        let now = self.told.gateway.clock.now();
+        self.permit.settle(LoginOutcome::Unsent, now);
+    }
+
     /// Settles by the answer; a ban that follows is on disk before the answer leaves. A success is told to `succeeded`.
     ///
     /// Fails closed: only the answer is held, never the verdict, so that nobody gains a guess by it. A success is not held, for

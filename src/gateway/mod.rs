@@ -269,8 +269,12 @@ impl<'a> Passage<'a> {
                 drop(reading);
                 self.now = self.worker.gateway.clock.now();
                 self.attempts()?;
-                self.charge(route, subject(&caller, route, &permit, Some(&attempt.account)), &mut charges)?;
                 let guess = self.login_desk(rule, &caller.client, &permit).reserve(attempt)?;
+                // Only now: what the guess budget refuses must not use up others' share of a limit, an account's above all.
+                if let Err(denial) = self.charge(route, subject(&caller, route, &permit, Some(guess.account())), &mut charges) {
+                    guess.give_back();
+                    return Err(denial);
+                }
                 head.extensions.insert(guess.sent());
                 (body, Some(guess))
             }

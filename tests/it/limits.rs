@@ -6,7 +6,8 @@ use serde_json::Value;
 use sfv::{BareItem, List, ListEntry, Parser};
 
 use crate::support::{
-    Answer, BASE, LOGIN, Stage, Visitor, approve, browser, cert, credentials, doorward, event, form, open, rewrite, run, told,
+    ACCOUNT, Answer, BASE, LOGIN, Stage, Visitor, approve, browser, cert, credentials, doorward, event, form, open, rewrite, run,
+    told,
 };
 
 /// Slow enough that nothing comes back while a test runs.
@@ -193,6 +194,34 @@ fn an_unchanged_limit_keeps_its_fill_across_a_reload_and_a_changed_one_starts_an
         let refused = rewrite(&stage, |text| text.replace("rate = \"3/h\"", "rate = \"0/h\""));
         assert_eq!(refused.status.code(), Some(78));
         assert_eq!(visitor.get("/orders").await.unwrap().status, 429, "what could not be taken over changed nothing");
+    });
+}
+
+#[test]
+fn what_the_guess_budget_refuses_uses_up_nobodys_limit_on_the_account() {
+    let budgets =
+        "[guesses]\nper_client = { failures = 50, within = \"10m\" }\nper_account = { failures = 2, within = \"1h\" }\n";
+    let stage = open(&site(&format!("{budgets}{}", limit("account", "\"account\"", 4)), &[("/", "\"account\"")]));
+    run(async {
+        let owner = Visitor::new(&stage, [1, 1]);
+        let (name, secret) = ACCOUNT;
+        assert_eq!(owner.send(form(), credentials(name, secret)).await.unwrap().header("location"), "/home");
+        for attacker in 2..=3 {
+            assert_eq!(Visitor::new(&stage, [1, attacker]).send(form(), credentials(name, "x")).await.unwrap().status, 303);
+        }
+        for attacker in 2..=9 {
+            let refused = Visitor::new(&stage, [1, attacker]).send(form(), credentials(name, "y")).await.unwrap();
+            assert_eq!(refused.told(), "429 too-many-attempts");
+        }
+        assert_eq!(
+            owner.send(form(), credentials(name, secret)).await.unwrap().header("location"),
+            "/home",
+            "the fourth of four"
+        );
+        assert_eq!(owner.send(form(), credentials(name, "z")).await.unwrap().told(), "429 rate-limited");
+        let explained = told(&stage, &["limits", "explain", "--client", "127.0.1.1", "--path", "/login", "--json"]);
+        let explained: Value = serde_json::from_str(&explained).unwrap();
+        assert_eq!(explained["guesses"]["left"], 50, "and what the limit refuses is no guess");
     });
 }
 
