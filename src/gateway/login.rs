@@ -21,14 +21,18 @@ use super::inspect::Target;
 use super::pad::Pad;
 use super::{Gateway, forward};
 
-/// The rule by which this request is an attempt, whatever its body.
+/// The rule by which this request is an attempt, whatever its body. Fails closed: the secret of a form in the query is a 400,
+/// whatever the method.
 pub fn recognise<'r>(
     site: &'r Site,
     route: &'r Route,
     head: &request::Parts,
     path: &CanonicalPath,
-) -> Option<&'r Arc<LoginRule>> {
-    site.attempts(route, &head.method, path).find(|rule| rule.offered(&head.headers))
+) -> Result<Option<&'r Arc<LoginRule>>, Denial> {
+    if site.gives_secret_away(route, path) {
+        return Err(Denial::new(Reason::BadRequest, "the secret of a login stands in the query"));
+    }
+    Ok(site.attempts(route, &head.method, path).find(|rule| rule.offered(&head.headers)))
 }
 
 /// Reads the attempt's body whole, then its account. Fails closed: an account that cannot be read exactly once is a 400.

@@ -244,7 +244,7 @@ impl<'a> Passage<'a> {
         let permit = policy.decide(route, &facts, self.now)?;
         inspect::declared_body(&head.headers, route.body)?;
 
-        let login = match login::recognise(site, route, &head, &target.path) {
+        let login = match login::recognise(site, route, &head, &target.path)? {
             None => {
                 self.charge(route, subject(&caller, route, &permit, None), &mut charges)?;
                 None

@@ -265,6 +265,14 @@ impl Site {
         route.login.iter().chain(&self.routes.logins).filter(move |rule| names(rule, method, path))
     }
 
+    /// Whether a query hands the secret of a login to the page at its path. An application may take it there, whatever the method,
+    /// and no guess would be counted. Fails closed, as [`LoginRule::is_in_query`] does.
+    pub fn gives_secret_away(&self, route: &Route, path: &CanonicalPath) -> bool {
+        let Some(query) = path.query() else { return false };
+        let mut rules = route.login.iter().chain(&self.routes.logins);
+        rules.any(|rule| is_at(rule, path) && rule.is_in_query(query))
+    }
+
     /// Whether one of the site's hosts covers the canonical host.
     pub fn covers(&self, host: &str) -> bool {
         self.hosts.iter().any(|pattern| pattern.covers(host))
@@ -369,13 +377,14 @@ impl fmt::Display for HostPattern {
 /// answer `/Login/` where `/login` is meant; nor does `post`, which some take for POST, or HEAD, which many take for GET.
 fn names(rule: &LoginRule, method: &Method, path: &CanonicalPath) -> bool {
     let is = |expected: &Method| method.as_str().eq_ignore_ascii_case(expected.as_str());
-    let at = || {
-        let (asked, expected) = (path.reading(), decoded(&rule.path));
-        let asked = asked.trim_ascii_end();
-        let asked = asked.strip_suffix('/').unwrap_or(asked).trim_ascii_end();
-        asked.eq_ignore_ascii_case(expected.strip_suffix('/').unwrap_or(&expected))
-    };
-    (is(&rule.method) || rule.method == Method::GET && is(&Method::HEAD)) && at()
+    (is(&rule.method) || rule.method == Method::GET && is(&Method::HEAD)) && is_at(rule, path)
+}
+
+fn is_at(rule: &LoginRule, path: &CanonicalPath) -> bool {
+    let (asked, expected) = (path.reading(), decoded(&rule.path));
+    let asked = asked.trim_ascii_end();
+    let asked = asked.strip_suffix('/').unwrap_or(asked).trim_ascii_end();
+    asked.eq_ignore_ascii_case(expected.strip_suffix('/').unwrap_or(&expected))
 }
 
 /// A canonical path as [`CanonicalPath::reading`] would give it.

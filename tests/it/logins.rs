@@ -287,6 +287,18 @@ fn trap_account_hidden_from_the_counter_is_400_and_never_reaches_the_portal() {
                 "{target}"
             );
         }
+        // An application may take the credentials from the query of any method.
+        for (method, target) in [
+            ("GET", "/login?username=alice&password=x"),
+            ("GET", "/Login/?PASSWORD=x"),
+            ("PUT", "/login?password[]=x"),
+            ("GET", "/login?%u0070assword=x"),
+        ] {
+            let refused = Visitor::new(&stage, [1, 2]).send(browser(method, target), "").await.unwrap();
+            assert_eq!(refused.told(), "400 bad-request", "{method} {target}");
+        }
+        assert_eq!(Visitor::new(&stage, [1, 2]).get("/login?username=alice&next=/").await.unwrap().status, 200);
+        assert_eq!(Visitor::new(&stage, [1, 2]).get("/?password=x").await.unwrap().status, 200, "no page of a login");
         let large = format!("username=alice&password={}", "x".repeat(70_000));
         assert_eq!(Visitor::new(&stage, [1, 2]).send(form(), large).await.unwrap().told(), "400 bad-request");
         // The same place by another spelling is the same attempt.

@@ -69,7 +69,9 @@ impl Compiler<'_> {
         self.unused("upstream", "route", file.upstream.0.iter().map(|entry| &entry.name), &around.used_upstreams);
         self.unused("login", "route", file.login.0.iter().map(|entry| &entry.name), &around.used_logins);
         self.unused("limit", "route", file.limit.0.iter().map(|entry| &entry.name), &around.used_limits);
-        sites.into_iter().collect()
+        let sites = sites.into_iter().collect::<Option<Vec<_>>>()?;
+        self.logins_of_others(file, &sites);
+        Some(sites)
     }
 
     fn site<'f>(&mut self, id: SiteId, table: &SiteTable, span: &Span, around: &mut Surroundings<'f>) -> Option<Site> {
@@ -293,6 +295,36 @@ impl Compiler<'_> {
                 None => "name the login in the route that answers it".to_owned(),
             };
             self.error(message, &name.span, help);
+        }
+    }
+
+    /// A login that one site counts and another passes to the same application is guessed at through the other.
+    fn logins_of_others(&mut self, file: &File, sites: &[Site]) {
+        let mut known: Vec<(UpstreamId, &Arc<LoginRule>)> = Vec::new();
+        for route in sites.iter().flat_map(|site| site.routes.iter()) {
+            if let Some(login) = &route.login
+                && !known.iter().any(|(upstream, other)| *upstream == route.upstream && Arc::ptr_eq(other, login))
+            {
+                known.push((route.upstream, login));
+            }
+        }
+        for (site, slot) in sites.iter().zip(&file.site) {
+            for &(upstream, login) in &known {
+                let Ok(path) = CanonicalPath::parse(&login.path) else { continue };
+                let Ok(takes) = site.route(&path) else { continue };
+                if takes.upstream != upstream || site.attempts(takes, &login.method, &path).next().is_some() {
+                    continue;
+                }
+                let at = site.routes.iter().position(|route| Arc::ptr_eq(route, takes));
+                let table = at.and_then(|at| slot.value.as_ref()?.route.get(at)?.value.as_ref());
+                let Some(name) = table.and_then(|table| table.upstream.as_ref()) else { continue };
+                let message = format!(
+                    "{} {} is the login `{}` at another site, and no guess is counted here",
+                    login.method, login.path, login.name
+                );
+                let help = format!("the application is the same: add login = \"{}\" to this route", login.name);
+                self.warn(message, &name.span, help);
+            }
         }
     }
 

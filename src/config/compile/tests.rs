@@ -175,6 +175,28 @@ fn a_login_that_another_route_answers_is_refused() {
     assert_eq!((routes[1].path.as_str(), routes[1].exact), ("/login", true));
 }
 
+/// The same application behind a site that does not count its logins.
+#[test]
+fn a_login_that_another_site_passes_uncounted_is_warned_of() {
+    let other = |route: &str| {
+        format!(
+            "allow = [\"role:integrator\"]\n\n[[site]]\nhosts = [\"b.example.com\"]\n[[site.route]]\npath = \"/\"\nupstream = \"portal\"\n{route}"
+        )
+    };
+    let warned = |route: &str| {
+        let (_, found) = compiled(&[("allow = [\"role:integrator\"]\n", &other(route))]).unwrap();
+        messages(&found, Severity::Warning).into_iter().map(ToOwned::to_owned).collect::<Vec<_>>()
+    };
+    let said = warned("");
+    assert_eq!(said.len(), 1);
+    assert!(said[0].starts_with("POST /login is the login `form` at another site"), "{said:?}");
+    let elsewhere =
+        "[[site.route]]\npath = \"/login\"\nupstream = \"other\"\n[upstream.other]\nservers = [\"http://127.0.0.1:1\"]\n";
+    for counted in ["login = \"form\"\n", elsewhere] {
+        assert!(warned(counted).is_empty(), "{counted}: {:?}", warned(counted));
+    }
+}
+
 /// An identity is (set, name): a bare name is completed where one set alone can vouch; an approved bot needs none.
 #[test]
 fn allowed_identities_are_of_one_set() {

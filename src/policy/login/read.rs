@@ -86,6 +86,14 @@ impl LoginRule {
         }
     }
 
+    /// Whether a query names the field of a form that holds the secret. Fails closed: also where a name in it has no one reading.
+    pub fn is_in_query(&self, query: &str) -> bool {
+        match &self.secret {
+            Some(field @ FieldSource::Form(_)) => form::names(query, field).unwrap_or(true),
+            _ => false,
+        }
+    }
+
     /// Fails closed: an account that cannot be read exactly once is a 400 `bad-request`.
     /// `host` is the canonical one, `query` the canonical query: the account field there too is a 400. With Basic the password
     /// in the header is the secret, whatever `secret` says.
