@@ -25,6 +25,7 @@ fuzz_target!(|input: &[u8]| {
         secret,
         failed: vec![OutcomeRule { redirect: Some("/login?error=*".into()), ..OutcomeRule::default() }],
         ok: vec![OutcomeRule { header: Some((HeaderName::from_static("location"), "*home*".into())), ..OutcomeRule::default() }],
+        origins: Vec::new(),
         pad: std::time::Duration::ZERO,
     };
     let mut headers = HeaderMap::new();

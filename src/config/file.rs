@@ -245,6 +245,8 @@ table! {
         failed: Tables<OutcomeTable> = [{ status = [401, 403] }],
         /// Answers that mean success, and alone clear failures; without it any other answer below 500 counts as success.
         ok: Tables<OutcomeTable> = [],
+        /// Other sites whose pages may send it, such as "https://www.example.org"; "*" is any.
+        origins: Vec<Located<String>> = [],
         /// Every answer but a success leaves only on a multiple of this since the attempt was sent on, so that its time does not tell which accounts exist; "0s" is off.
         pad: Pause = "250ms",
     }

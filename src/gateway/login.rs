@@ -22,7 +22,7 @@ use super::pad::Pad;
 use super::{Gateway, forward};
 
 /// The rule by which this request is an attempt, whatever its body. Fails closed: the secret of a form in the query is a 400,
-/// whatever the method.
+/// whatever the method, and an attempt that a page of another site sends goes no further, and is no guess.
 pub fn recognise<'r>(
     site: &'r Site,
     route: &'r Route,
@@ -32,7 +32,14 @@ pub fn recognise<'r>(
     if site.gives_secret_away(route, path) {
         return Err(Denial::new(Reason::BadRequest, "the secret of a login stands in the query"));
     }
-    Ok(site.attempts(route, &head.method, path).find(|rule| rule.offered(&head.headers)))
+    let rule = site.attempts(route, &head.method, path).find(|rule| rule.offered(&head.headers));
+    match rule.filter(|rule| rule.is_sent_elsewhere(&head.headers)) {
+        Some(rule) => {
+            let cause = format!("a page of another site sends it, which `login.{}.origins` does not name", rule.name);
+            Err(Denial::new(Reason::NotPermitted, cause))
+        }
+        None => Ok(rule),
+    }
 }
 
 /// Reads the attempt's body whole, then its account. Fails closed: an account that cannot be read exactly once is a 400.
@@ -259,6 +266,7 @@ mod tests {
             secret: None,
             failed,
             ok: Vec::new(),
+            origins: Vec::new(),
             pad: Duration::ZERO,
         });
         let client = ClientAddr::new("192.0.2.7".parse().unwrap(), 64);

@@ -145,6 +145,32 @@ fn trap_an_outage_of_the_application_spends_guesses_and_bans_nobody() {
 }
 
 #[test]
+fn trap_a_page_of_another_site_gets_none_of_its_visitors_banned() {
+    let stage = open(&site("").replace("[login.form]\n", "[login.form]\norigins = [\"https://friend.example\"]\n"));
+    run(async {
+        let visitor = Visitor::new(&stage, [1, 1]);
+        let sent = async |site: &str, origin: &str, secret: &str| {
+            let request = form().header("sec-fetch-site", site).header("origin", origin);
+            visitor.send(request, credentials(ACCOUNT.0, secret)).await.unwrap()
+        };
+        for guess in 0..8 {
+            let refused = sent("cross-site", "https://evil.example", &format!("x{guess}")).await;
+            assert_eq!(refused.told(), "403 not-permitted");
+        }
+        assert_eq!(sent("Cross-Site", "null", "x").await.told(), "403 not-permitted");
+        assert_eq!(attempts(&stage), 0);
+        assert_eq!(visitor.get("/").await.unwrap().status, 200, "banned for what a page did");
+        for (site, origin) in [
+            ("cross-site", "https://friend.example"),
+            ("same-site", "https://www.localhost"),
+            ("same-origin", "https://localhost"),
+        ] {
+            assert_eq!(went(&sent(site, origin, ACCOUNT.1).await), "/home", "{site} {origin}");
+        }
+    });
+}
+
+#[test]
 fn trap_success_on_ones_own_account_clears_only_the_failures_with_that_account() {
     let stage = open(&site(""));
     run(async {

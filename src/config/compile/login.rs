@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, Uri};
 
 use crate::config::diagnostic::{Located, Span};
 use crate::config::file::{GuessesTable, LoginTable, OutcomeTable};
@@ -10,6 +10,7 @@ use crate::config::read::{Named, Tables};
 use crate::policy::CanonicalPath;
 use crate::policy::ban::{GuessBudget, GuessBudgets};
 use crate::policy::login::{AccountSource, FieldSource, LoginRule, OutcomeRule};
+use crate::policy::route::canonical_host;
 
 use super::Compiler;
 
@@ -82,8 +83,32 @@ impl Compiler<'_> {
             secret: table.secret.as_ref().map(|secret| secret.value.clone()),
             failed,
             ok,
+            origins: table.origins.iter().filter_map(|origin| self.origin(label, origin)).collect(),
             pad: table.pad.0,
         })
+    }
+
+    /// As browsers write it (RFC 6454 section 6.2), or `*`.
+    fn origin(&mut self, label: &str, origin: &Located<String>) -> Option<String> {
+        let uri = origin.value.parse::<Uri>().ok();
+        let plain = |uri: &Uri| {
+            let host = canonical_host(uri.authority()?.as_str())?;
+            let scheme = uri.scheme_str().filter(|scheme| ["http", "https"].contains(scheme))?;
+            let port = uri.port_u16().map_or_else(String::new, |port| format!(":{port}"));
+            Some(format!("{scheme}://{host}{port}"))
+        };
+        match uri.as_ref().and_then(plain) {
+            _ if origin.value == "*" => Some(origin.value.clone()),
+            Some(plain) if plain == origin.value => Some(plain),
+            plain => {
+                let message = format!("`login.{label}.origins`: \"{}\" is not an origin", origin.value);
+                let help = plain.map_or("such as \"https://www.example.org\", without a path".to_owned(), |plain| {
+                    format!("did you mean \"{plain}\"?")
+                });
+                self.error(message, &origin.span, help);
+                None
+            }
+        }
     }
 
     fn success_is_told(&mut self, name: &Located<String>, table: &LoginTable, ok: &[OutcomeRule]) {

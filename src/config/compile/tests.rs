@@ -161,6 +161,20 @@ fn trap_a_login_without_ok_is_warned_of() {
     assert!(compiled(&[]).unwrap().1.list.is_empty());
 }
 
+#[test]
+fn an_origin_is_written_as_browsers_write_it() {
+    let with = |origin: &str| {
+        compiled(&[("ok = [{ redirect = \"/home\" }]", &format!("ok = [{{ redirect = \"/home\" }}]\norigins = [\"{origin}\"]"))])
+    };
+    for good in ["*", "https://www.example.org", "http://127.0.0.1:8080"] {
+        assert!(with(good).unwrap().1.list.is_empty(), "{good}");
+    }
+    for bad in ["https://www.example.org/", "https://WWW.example.org", "www.example.org", "ftp://x.example", "null"] {
+        let found = with(bad).unwrap_err();
+        assert!(messages(&found, Severity::Error)[0].contains("is not an origin"), "{bad}: {}", found.render(false));
+    }
+}
+
 /// A route that takes the login's path away from the route with the login would let guesses pass uncounted.
 #[test]
 fn a_login_that_another_route_answers_is_refused() {

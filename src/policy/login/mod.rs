@@ -29,6 +29,8 @@ pub struct LoginRule {
     pub secret: Option<FieldSource>,
     pub failed: Vec<OutcomeRule>,
     pub ok: Vec<OutcomeRule>,
+    /// Other sites whose pages may send it, as browsers write them in `Origin`; `*` is any.
+    pub origins: Vec<String>,
     /// An answer that is no success leaves on multiples of this alone; zero: at once.
     pub pad: Duration,
 }

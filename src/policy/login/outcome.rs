@@ -111,6 +111,7 @@ mod tests {
             secret: None,
             failed,
             ok,
+            origins: Vec::new(),
             pad: std::time::Duration::ZERO,
         }
     }

@@ -86,6 +86,19 @@ impl LoginRule {
         }
     }
 
+    /// Whether a browser sends it for a page of another site that `origins` does not name. Whoever opened that page may know
+    /// nothing of it, and his address would pay for its guesses. Fails open where nothing says so: only browsers do, and whoever
+    /// writes it himself refuses himself alone. Basic is left out, whose pages links from elsewhere rightly lead to.
+    pub fn is_sent_elsewhere(&self, headers: &HeaderMap) -> bool {
+        let elsewhere =
+            || headers.get_all("sec-fetch-site").iter().any(|site| site.as_bytes().eq_ignore_ascii_case(b"cross-site"));
+        let named = || {
+            let origin = single(headers, &ORIGIN).unwrap_or_default();
+            self.origins.iter().any(|named| named == "*" || named.eq_ignore_ascii_case(origin))
+        };
+        matches!(self.account, AccountSource::Field(_)) && elsewhere() && !named()
+    }
+
     /// Whether a query names the field of a form that holds the secret. Fails closed: also where a name in it has no one reading.
     pub fn is_in_query(&self, query: &str) -> bool {
         match &self.secret {

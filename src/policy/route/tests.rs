@@ -233,6 +233,7 @@ fn an_attempt_is_recognised_by_method_and_path_in_every_spelling() {
         secret: None,
         failed: Vec::new(),
         ok: Vec::new(),
+        origins: Vec::new(),
         pad: std::time::Duration::ZERO,
     };
     let mut with_login = Arc::into_inner(route("/user@home/login", true)).unwrap();

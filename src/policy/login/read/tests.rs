@@ -16,6 +16,7 @@ fn rule(account: AccountSource, secret: Option<FieldSource>) -> LoginRule {
         secret,
         failed: Vec::new(),
         ok: Vec::new(),
+        origins: Vec::new(),
         pad: std::time::Duration::ZERO,
     }
 }
