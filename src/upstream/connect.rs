@@ -34,14 +34,15 @@ const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
 const PING_EVERY: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Of answers over HTTP/2 that wait for their clients: of one, and of a connection.
+/// Streams that one HTTP/2 connection is given at most, whatever the server allows.
+const MAX_STREAMS: u32 = 100;
+
+/// Of answers over HTTP/2 that wait for their clients: of one, and of a connection. Answers that nobody takes never use up a
+/// connection: there is room for all of them, and for one more.
 const STREAM_WINDOW: u32 = 64 * 1024;
-const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+const CONNECTION_WINDOW: u32 = (MAX_STREAMS + 1) * STREAM_WINDOW;
 /// Bytes of an HTTP/2 response head.
 const MAX_HEAD: u32 = 64 * 1024;
-
-/// Streams that one connection is given at most, whatever the server allows.
-const MAX_STREAMS: usize = 100;
 
 /// A connection that speaks HTTP.
 pub(super) enum Wire {
@@ -81,7 +82,7 @@ pub(super) enum Failure {
 
 impl StreamCap {
     pub fn get(&self) -> usize {
-        self.0.load(Ordering::Relaxed).clamp(1, MAX_STREAMS)
+        self.0.load(Ordering::Relaxed).clamp(1, MAX_STREAMS as usize)
     }
 }
 
@@ -216,7 +217,7 @@ async fn h2<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(io: T, seat: Opt
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(MAX_HEAD);
     let (sender, mut connection) = builder.handshake(TokioIo::new(io)).await.map_err(|error| explain(&error))?;
-    let cap = Arc::new(StreamCap(AtomicUsize::new(MAX_STREAMS)));
+    let cap = Arc::new(StreamCap(AtomicUsize::new(MAX_STREAMS as usize)));
     let told = cap.clone();
     tokio::spawn(async move {
         let driven = poll_fn(|cx| {

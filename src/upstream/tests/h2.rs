@@ -91,6 +91,24 @@ async fn more_h2_connections_are_made_when_streams_run_out() {
     assert_eq!(pool.shared(), 3);
 }
 
+#[tokio::test]
+async fn trap_answers_that_nobody_takes_hold_up_no_other_on_their_connection() {
+    let (address, _seen) = h2_echo(1000).await;
+    let (pool, upstream) = (Pool::new(), prepared(&spec(vec![url(ServerScheme::H2c, address)])));
+    let long = || {
+        let body = Full::from(vec![b'x'; 70 * 1024]).map_err(|never| match never {}).boxed_unsync();
+        Request::post("/").header("host", "portal.example.com").body(body).unwrap()
+    };
+    let mut untaken = Vec::new();
+    for _ in 0..99 {
+        untaken.push(pool.send(&upstream, long()).await.unwrap());
+    }
+    let reply = pool.send(&upstream, long()).await.unwrap();
+    assert_eq!(pool.shared(), 1);
+    let (_, body, _) = tokio::time::timeout(PATIENCE, finish(reply)).await.expect("its own window is enough");
+    assert_eq!(body.len(), 70 * 1024);
+}
+
 pub(super) struct TlsServer {
     pub(super) address: SocketAddr,
     pub(super) client: Arc<rustls::ClientConfig>,
