@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::clock::Alarm;
 
-use super::{Body, BodyError, ForwardErrorKind};
+use super::{Body, BodyError, ForwardErrorKind, h1};
 
 /// A request, and what the gateway adds to it.
 pub struct Outbound {
@@ -213,6 +213,14 @@ impl Sending {
             BodyError::Stalled | BodyError::Peer(_) => BROKEN,
         };
         self.fault.store(fault, Ordering::Release);
+    }
+}
+
+impl h1::Source for Outgoing {
+    fn waits_for_peer(&self) {
+        if let Some(sending) = &self.sending {
+            sending.turn.store(UPSTREAM, Ordering::Release);
+        }
     }
 }
 

@@ -8,11 +8,10 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::super::BodyError;
 use super::chunks::{Chunks, Piece};
 use super::framing::{Extent, Framing};
 use super::upload::Upload;
-use super::{Connection, Fault};
+use super::{Connection, Fault, Source};
 
 /// The body of a response. While it is read, what is left of its request is written.
 ///
@@ -47,7 +46,7 @@ enum Left {
 impl<T, B> Incoming<T, B>
 where
     T: AsyncRead + AsyncWrite + Unpin,
-    B: Body<Data = Bytes, Error = BodyError> + Unpin,
+    B: Source,
 {
     /// Fails closed: a switch to another protocol before the end of the request is refused.
     pub(super) fn new(mut connection: Box<Connection<T>>, upload: Upload<B>, framing: Framing) -> Result<Self, Fault> {
@@ -165,7 +164,7 @@ where
 impl<T, B> Body for Incoming<T, B>
 where
     T: AsyncRead + AsyncWrite + Unpin,
-    B: Body<Data = Bytes, Error = BodyError> + Unpin,
+    B: Source,
 {
     type Data = Bytes;
     type Error = Fault;

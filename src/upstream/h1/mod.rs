@@ -88,6 +88,14 @@ pub enum Fault {
     Request(BodyError),
 }
 
+/// The body of a request, told what becomes of it.
+pub trait Source: http_body::Body<Data = bytes::Bytes, Error = BodyError> + Unpin {
+    /// The peer does not take what was taken of this, which is not asked for more meanwhile.
+    fn waits_for_peer(&self) {}
+}
+
+impl Source for super::Body {}
+
 impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
     pub fn new(io: T) -> Box<Self> {
         Box::new(Self {
@@ -109,7 +117,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         preset: Option<Arc<Preset>>,
     ) -> Result<Response<Incoming<T, B>>, Failure<B>>
     where
-        B: http_body::Body<Data = bytes::Bytes, Error = BodyError> + Unpin,
+        B: Source,
     {
         if let Err(fault) = self.listen() {
             return Err(Failure::Unsent(request, fault));
@@ -169,7 +177,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         interim: &mut usize,
     ) -> Poll<Result<Head, Fault>>
     where
-        B: http_body::Body<Data = bytes::Bytes, Error = BodyError> + Unpin,
+        B: Source,
     {
         if let Poll::Ready(Err(error)) = upload.poll(&mut self.io, cx) {
             return Poll::Ready(Err(Fault::Request(error)));

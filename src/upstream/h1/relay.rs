@@ -12,8 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
-use super::super::BodyError;
-use super::{Fault, Incoming};
+use super::{Fault, Incoming, Source};
 
 /// The body of such a response. Fails closed: dropped before the end, its connection is closed.
 pub struct Relayed<T, B> {
@@ -33,7 +32,7 @@ enum Item<T, B> {
 impl<T, B> Relayed<T, B>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    B: Body<Data = Bytes, Error = BodyError> + Unpin + Send + 'static,
+    B: Source + Send + 'static,
 {
     pub fn new(incoming: Incoming<T, B>) -> Self {
         let (tell, items) = mpsc::channel(1);
@@ -51,7 +50,7 @@ where
 async fn relay<T, B>(mut incoming: Incoming<T, B>, items: mpsc::Sender<Item<T, B>>)
 where
     T: AsyncRead + AsyncWrite + Unpin,
-    B: Body<Data = Bytes, Error = BodyError> + Unpin,
+    B: Source,
 {
     loop {
         // No room: nobody reads. Without a reader, or with a request that broke, this ends, and the connection with it.
@@ -78,7 +77,7 @@ where
 impl<T, B> Body for Relayed<T, B>
 where
     T: AsyncRead + AsyncWrite + Unpin,
-    B: Body<Data = Bytes, Error = BodyError> + Unpin,
+    B: Source,
 {
     type Data = Bytes;
     type Error = Fault;

@@ -213,6 +213,7 @@ fn a_body_that_is_not_as_long_as_it_said_fails_the_exchange() {
             http_body::SizeHint::with_exact(self.0)
         }
     }
+    impl Source for Liar {}
     for said in [2, 4] {
         let request = Request::post("/").body(Liar(said, Some("abc".into()))).unwrap();
         let outcome = block_on(Connection::new(Peer::once(b"HTTP/1.1 200 OK\r\n\r\n")).exchange(Box::new(request), None));

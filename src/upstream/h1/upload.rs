@@ -13,7 +13,7 @@ use tokio::io::AsyncWrite;
 
 use super::super::BodyError;
 use super::super::outgoing::Framing;
-use super::{Fault, head};
+use super::{Fault, Source, head};
 
 /// Data up to here is copied behind what is written anyway; more is written from where it lies.
 const COPIED: usize = 2 * 1024;
@@ -67,7 +67,7 @@ enum Left {
     Chunked,
 }
 
-impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Upload<B> {
+impl<B: Source> Upload<B> {
     /// Writes into `lines`, which is empty. The map of the request's fields comes back empty, for those of its response.
     pub fn new(mut lines: Vec<u8>, request: Request<B>, preset: &[u8]) -> (Self, HeaderMap) {
         let framing = Framing::of(&request);
@@ -114,6 +114,9 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Upload<B> {
                 Poll::Ready(Ok(())) => Pin::new(&mut *io).poll_flush(cx),
                 other => other,
             };
+            if let (Poll::Pending, Some(body)) = (&sent, &self.body) {
+                body.waits_for_peer();
+            }
             if let Err(error) = ready!(sent) {
                 self.body = None;
                 self.broken = Some(error);
@@ -273,11 +276,17 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Upload<B> {
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
+    use std::time::Duration;
 
+    use futures_util::{StreamExt as _, stream};
     use http_body::{Frame, SizeHint};
+    use http_body_util::{BodyExt as _, StreamBody};
     use proptest::prelude::*;
+    use tokio::time::Instant;
 
+    use super::super::super::outgoing;
     use super::*;
+    use crate::clock::Alarm;
 
     /// Gives a piece, and the next one a turn later; before the piece of each pause it waits longer.
     struct Turns {
@@ -311,6 +320,8 @@ mod tests {
         }
     }
 
+    impl Source for Turns {}
+
     /// Keeps what it is given, so much of it at once.
     struct Socket {
         heard: Vec<u8>,
@@ -320,6 +331,9 @@ mod tests {
 
     impl AsyncWrite for Socket {
         fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            if self.takes == 0 {
+                return Poll::Pending;
+            }
             let taken = bytes.len().min(self.takes);
             self.heard.extend_from_slice(&bytes[..taken]);
             self.writes += 1;
@@ -327,6 +341,9 @@ mod tests {
         }
 
         fn poll_write_vectored(mut self: Pin<&mut Self>, _: &mut Context<'_>, all: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+            if self.takes == 0 {
+                return Poll::Pending;
+            }
             let bytes = all.iter().flat_map(|slice| slice.iter().copied()).take(self.takes).collect::<Vec<_>>();
             self.heard.extend_from_slice(&bytes);
             self.writes += 1;
@@ -387,6 +404,24 @@ mod tests {
                 // The end of a body of unknown length comes by itself.
                 assert!(took >= writes && took <= writes + usize::from(!exact), "{} pieces in {took} writes", pieces.len());
             }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_takes_nothing_is_overdue_also_where_the_client_would_send_more_and_one_that_does_is_not() {
+        const LIMIT: Duration = Duration::from_secs(3);
+        for (takes, overdue) in [(0, true), (usize::MAX, false)] {
+            let more = StreamBody::new(stream::iter([Ok(Frame::data(Bytes::from("some")))]).chain(stream::pending()));
+            let (request, sending) = outgoing::wrap(Request::post("/").body(more.boxed_unsync()).unwrap());
+            let mut socket = Socket { heard: Vec::new(), writes: 0, takes };
+            let (mut upload, _) = Upload::new(Vec::new(), request, b"");
+            let (mut alarm, asked) = (Alarm::default(), Instant::now());
+            tokio::select! {
+                _ = poll_fn(|cx| upload.poll(&mut socket, cx)) => panic!("more is to come"),
+                () = outgoing::overdue(&mut alarm, sending.as_deref(), asked, LIMIT) => assert!(overdue),
+                () = tokio::time::sleep(LIMIT * 10) => assert!(!overdue),
+            }
+            assert!(!overdue || asked.elapsed() <= LIMIT * 2);
         }
     }
 
