@@ -77,6 +77,8 @@ pub(super) struct StreamCap(AtomicUsize);
 pub(super) enum Failure {
     /// Not a byte of it was written; here it is again.
     Unsent(Box<Request<Outgoing>>, String),
+    /// Written, and the server says that it did nothing of it.
+    Unprocessed(String),
     Sent(String),
 }
 
@@ -134,6 +136,7 @@ impl Wire {
                 }
                 let response = sender.try_send_request(*request).await.map_err(|mut refused| match refused.take_message() {
                     Some(request) => Failure::Unsent(Box::new(request), explain(refused.error())),
+                    None if is_unprocessed(refused.error()) => Failure::Unprocessed(explain(refused.error())),
                     None => Failure::Sent(explain(refused.error())),
                 })?;
                 Ok(response.map(Incoming::H2))
@@ -169,6 +172,15 @@ impl http_body::Body for Incoming {
             Self::H2(body) => body.size_hint(),
         }
     }
+}
+
+/// Whether the server says that it did nothing of a request (RFC 9113 section 8.7): it refused its stream, or said GOAWAY with a last
+/// stream before it, which is the only one of its GOAWAYs that h2 tells a stream. Fails closed: what is not known to say so does not.
+fn is_unprocessed(error: &hyper::Error) -> bool {
+    let said = std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>());
+    said.is_some_and(|said| {
+        said.is_remote() && (said.is_go_away() || said.is_reset() && said.reason() == Some(h2::Reason::REFUSED_STREAM))
+    })
 }
 
 /// An error with the errors behind it: hyper's own text names only the outermost.

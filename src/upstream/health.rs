@@ -76,6 +76,6 @@ async fn check(server: &Server, path: &str, connect: Duration) -> Result<(), Str
     match wire.exchange(server, Box::new(request)).await {
         Ok(response) if response.status().is_success() || response.status().is_redirection() => Ok(()),
         Ok(response) => Err(format!("the health check was answered {}", response.status())),
-        Err(Failure::Unsent(_, cause) | Failure::Sent(cause)) => Err(cause),
+        Err(Failure::Unsent(_, cause) | Failure::Unprocessed(cause) | Failure::Sent(cause)) => Err(cause),
     }
 }

@@ -81,7 +81,8 @@ impl Sent {
     }
 }
 
-/// Why there is no response. `unsent` is true only where not a byte of the request can have reached the application.
+/// Why there is no response. `unsent` is true only where not a byte of the request can have reached the application, or where its
+/// server says that it did nothing of it.
 #[derive(Debug)]
 pub struct ForwardError {
     pub kind: ForwardErrorKind,
@@ -92,7 +93,7 @@ pub struct ForwardError {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ForwardErrorKind {
-    /// No server is up, none could be connected, or all are busy: 503.
+    /// No server is up, none could be connected, all are busy, or one refused the request unread: 503.
     Unavailable,
     /// The connection broke or the response was not HTTP: 502.
     BadGateway,

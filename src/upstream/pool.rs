@@ -144,7 +144,7 @@ impl Pool {
                     return Ok(Reply { response, server: server.label.clone() });
                 }
                 Err(Attempt::Failed(error)) => {
-                    if !matches!(error.kind, ForwardErrorKind::BodyTooLarge | ForwardErrorKind::ClientBody) {
+                    if !error.unsent && !matches!(error.kind, ForwardErrorKind::BodyTooLarge | ForwardErrorKind::ClientBody) {
                         server.exchange_failed(&error.cause);
                     }
                     return Err(error);
@@ -328,6 +328,12 @@ impl Outstanding {
                         sent.set(false);
                     }
                     Attempt::Unsent(request, cause)
+                }
+                Failure::Unprocessed(cause) => {
+                    if let Some(sent) = &sent {
+                        sent.set(false);
+                    }
+                    Attempt::Failed(ForwardError::new(ForwardErrorKind::Unavailable, true, cause))
                 }
                 Failure::Sent(cause) => {
                     let kind = sending.and_then(Sending::fault).unwrap_or(ForwardErrorKind::BadGateway);

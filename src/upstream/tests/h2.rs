@@ -109,6 +109,56 @@ async fn trap_answers_that_nobody_takes_hold_up_no_other_on_their_connection() {
     assert_eq!(body.len(), 70 * 1024);
 }
 
+/// A server that answers the first stream of each connection with the same frames, and closes it then where told to.
+async fn h2_raw(frames: &'static [u8], closes: bool) -> SocketAddr {
+    const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    const PREFACE: usize = 24;
+    const HEADERS: u8 = 1;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            stream.write_all(&SETTINGS).await.unwrap();
+            stream.read_exact(&mut [0; PREFACE]).await.unwrap();
+            let mut head = [0; 9];
+            while head[3] != HEADERS {
+                stream.read_exact(&mut head).await.unwrap();
+                let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+                stream.read_exact(&mut vec![0; length as usize]).await.unwrap();
+            }
+            stream.write_all(frames).await.unwrap();
+            if !closes {
+                tokio::spawn(async move { while matches!(stream.read(&mut [0; 1024]).await, Ok(1..)) {} });
+            }
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn what_a_server_says_that_it_did_not_process_was_not_sent_and_is_no_failure_of_the_server() {
+    for (name, frames, closes, unprocessed) in [
+        ("REFUSED_STREAM", &b"\0\0\x04\x03\0\0\0\0\x01\0\0\0\x07"[..], false, true),
+        ("GOAWAY NO_ERROR before the stream", b"\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\0", false, true),
+        ("GOAWAY ENHANCE_YOUR_CALM before the stream", b"\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\x0b", false, true),
+        ("GOAWAY behind the stream, and an end", b"\0\0\x08\x07\0\0\0\0\0\0\0\0\x01\0\0\0\0", true, false),
+        ("CANCEL", b"\0\0\x04\x03\0\0\0\0\x01\0\0\0\x08", false, false),
+        ("INTERNAL_ERROR", b"\0\0\x04\x03\0\0\0\0\x01\0\0\0\x02", false, false),
+        ("an end", b"", true, false),
+    ] {
+        let upstream = prepared(&spec(vec![url(ServerScheme::H2c, h2_raw(frames, closes).await)]));
+        for at in 0..6 {
+            let sent = Sent::default();
+            let mut request = Request::post("/login").header("host", "portal.example.com").body(full("guess")).unwrap();
+            request.extensions_mut().insert(sent.clone());
+            let error = Pool::new().send(&upstream, request).await.err().unwrap();
+            let kind = if unprocessed { ForwardErrorKind::Unavailable } else { ForwardErrorKind::BadGateway };
+            assert_eq!((error.kind, error.unsent, sent.get()), (kind, unprocessed, !unprocessed), "{name} {at}: {}", error.cause);
+        }
+        assert_eq!(upstream.servers[0].status(Instant::now()).healthy, unprocessed, "{name}");
+    }
+}
+
 pub(super) struct TlsServer {
     pub(super) address: SocketAddr,
     pub(super) client: Arc<rustls::ClientConfig>,
