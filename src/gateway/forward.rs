@@ -61,7 +61,7 @@ pub struct Forwarded {
 /// dropped, response trailers pass. An upgrade is tunnelled only after the upstream's 101.
 ///
 /// Fails closed: a 101 that nobody asked for, or to another protocol than was asked for, is a bad gateway. Without
-/// `client_upgrade` the request loses its `Upgrade`. A gap in the response body longer than the upstream's `idle` ends it.
+/// `client_upgrade`, or with a body, the request loses its `Upgrade`. A gap in the response body longer than the upstream's `idle` ends it.
 pub async fn send(
     worker: &Arc<Worker>,
     upstream: &Upstream,
@@ -104,7 +104,9 @@ async fn exchange(
     if let Some(sent) = sent {
         request.extensions_mut().insert(sent);
     }
-    let asked = headers::upgrade(request.headers(), Version::HTTP_11).filter(|_| client_upgrade.is_some());
+    // A server that switches while the client holds the body back would have its answer refused, which is held against it.
+    let may_switch = client_upgrade.is_some() && request.body().is_end_stream();
+    let asked = headers::upgrade(request.headers(), Version::HTTP_11).filter(|_| may_switch);
     if asked.is_none() {
         request.headers_mut().remove(UPGRADE);
         request.headers_mut().remove(CONNECTION);

@@ -5,7 +5,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
-use crate::support::upstream::{Toy, hear};
+use crate::support::upstream::{OK, Toy, hear};
 use crate::support::{BASE, OPEN_SITE, Stage, Visitor, event, open, read_all, rewrite, run, told};
 
 const ASK: &[u8] = b"GET /ws HTTP/1.1\r\nHost: localhost\r\nConnection: keep-alive, Upgrade\r\nUpgrade: toy\r\n\r\n";
@@ -97,6 +97,33 @@ fn trap_upgrade_tunnelled_before_101_the_upstream_hears_nothing_until_it_agreed(
         agree.add_permits(1);
         drop(read_all(&mut eager).await);
         assert_eq!(requests.recv().await.unwrap(), "", "pipelined bytes went through the tunnel");
+    });
+}
+
+#[test]
+fn trap_half_an_upgrade_is_never_held_against_the_application_one_with_a_body_is_an_ordinary_request() {
+    let (asked, mut requests) = tokio::sync::mpsc::unbounded_channel();
+    let toy = Toy::start(move |mut stream, _| {
+        let asked = asked.clone();
+        async move {
+            let head = head_of(&mut stream).await.to_ascii_lowercase();
+            let answer = if head.contains("upgrade: toy") { SWITCHED } else { OK };
+            asked.send(head).unwrap();
+            stream.write_all(answer).await.unwrap();
+            stream.read_to_end(&mut Vec::new()).await.unwrap();
+        }
+    });
+    let stage = open(&format!("{BASE}{}", toy.site()));
+    run(async {
+        let half = text(ASK.to_vec()).replace("\r\n\r\n", "\r\nContent-Length: 5\r\n\r\n");
+        for from in 1..=6 {
+            let mut client = Visitor::new(&stage, [1, from]).tls().await.unwrap();
+            client.write_all(half.as_bytes()).await.unwrap();
+            let answer = head_of(&mut client).await;
+            assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+            let head = requests.recv().await.unwrap();
+            assert!(head.contains("content-length: 5") && !head.contains("upgrade"), "{head}");
+        }
     });
 }
 
