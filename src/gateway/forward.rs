@@ -58,7 +58,7 @@ pub struct Forwarded {
 }
 
 /// Sends a permitted request. `outbound` already carries its upstream headers and canonical target. Request trailers are
-/// dropped, response trailers pass. An upgrade is tunnelled only after the upstream's 101.
+/// dropped, response trailers pass but for what a head alone may say. An upgrade is tunnelled only after the upstream's 101.
 ///
 /// Fails closed: a 101 that nobody asked for, or to another protocol than was asked for, is a bad gateway. Without
 /// `client_upgrade`, or with a body, the request loses its `Upgrade`. A gap in the response body longer than the upstream's `idle` ends it.
@@ -134,7 +134,7 @@ async fn exchange(
     Ok(Forwarded { response: Response::from_parts(head, empty()), server, tunnel: Some(tunnel) })
 }
 
-/// The upstream's body with its gap deadline.
+/// The upstream's body with its gap deadline, its trailers cleaned.
 fn response_body(body: ReplyBody, gap: Duration) -> Body {
     if body.is_end_stream() {
         return empty();
@@ -260,9 +260,15 @@ impl http_body::Body for ServerBody {
         let this = &mut *self;
         let Some(body) = &mut this.body else { return Poll::Ready(None) };
         let polled = Pin::new(body).poll_frame(cx);
-        let next = ready!(this.gap.poll(polled, cx));
-        if let Some(Err(_)) = &next {
-            this.body = None;
+        let mut next = ready!(this.gap.poll(polled, cx));
+        match &mut next {
+            Some(Ok(frame)) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    headers::trail_towards_client(trailers);
+                }
+            }
+            Some(Err(_)) => this.body = None,
+            None => {}
         }
         Poll::Ready(next)
     }

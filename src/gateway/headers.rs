@@ -159,6 +159,17 @@ pub fn towards_client(headers: &mut HeaderMap, decision: HeaderValue, host: Opti
     demand_tls(headers, host);
 }
 
+/// Trailers towards the client, from which everything goes that is another hop's, the gateway's or a head's to say: HTTP/2 resets a
+/// stream for some of it, and clients may merge them with the head (RFC 9110 section 6.5).
+///
+/// Fails closed: a name is removed if any reading of it is the gateway's.
+pub fn trail_towards_client(trailers: &mut HeaderMap) {
+    let unwanted: Vec<HeaderName> = trailers.keys().filter(|name| !may_trail(name)).cloned().collect();
+    for name in unwanted {
+        trailers.remove(name);
+    }
+}
+
 /// RFC 6797 on every answer of a named host, the gateway's own refusals included; the application's own line stands.
 pub fn demand_tls(headers: &mut HeaderMap, host: Option<&str>) {
     static A_YEAR: HeaderValue = HeaderValue::from_static("max-age=31536000");
@@ -309,6 +320,11 @@ fn ends_here(name: &HeaderName) -> bool {
         Some(b'u') => *name == UPGRADE,
         _ => false,
     }
+}
+
+fn may_trail(name: &HeaderName) -> bool {
+    const NEVER: [HeaderName; 4] = [CONTENT_LENGTH, TRAILER, SET_COOKIE, STRICT_TRANSPORT_SECURITY];
+    !ends_here(name) && !NEVER.contains(name) && !starts_with_folded(name.as_str(), "doorward-")
 }
 
 /// Whether a request header never passes: hop-by-hop, or an alias of a protected name.

@@ -114,6 +114,28 @@ fn trap_request_trailers_of_http1_are_dropped_and_response_trailers_pass() {
 }
 
 #[test]
+fn trap_trailers_of_an_answer_carry_nothing_past_the_checks_and_break_no_stream() {
+    let (toy, _) = Toy::answering(|_| {
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nConnection: close\r\nTE: x\r\nKeep-Alive: x\r\n\
+            Transfer-Encoding: chunked\r\nUpgrade: x\r\nProxy-Connection: x\r\nContent-Length: 9\r\nTrailer: x\r\n\
+            Doorward-Decision: forged\r\nDoorward_Identity: acme\r\nSet-Cookie: a=b\r\n\
+            Strict-Transport-Security: max-age=0\r\ngrpc-status: 0\r\nx-check: sum\r\n\r\n"
+            .to_vec()
+    });
+    let stage = open(&format!("{BASE}{}", toy.site()));
+    run(async {
+        let mut h2 = h2_line(&stage, [1, 1]).await;
+        let answer = h2.send_request(h2_request("GET", "/x").body(full("")).unwrap()).await.unwrap();
+        let whole = answer.into_body().collect().await.expect("no reset");
+        let trailers = whole.trailers().unwrap().clone();
+        assert_eq!(whole.to_bytes(), "ok");
+        let mut names: Vec<&str> = trailers.keys().map(|name| name.as_str()).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["grpc-status", "x-check"]);
+    });
+}
+
+#[test]
 fn https_upstreams_speak_what_they_offer_and_see_the_gateways_certificate() {
     let backstage = Backstage::make();
     backstage.client("gateway");
