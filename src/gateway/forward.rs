@@ -9,8 +9,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, UPGRADE};
-use http::{Response, StatusCode, Version};
+use http::header::{CONNECTION, CONTENT_LENGTH, UPGRADE};
+use http::{Method, Response, StatusCode, Version};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::upgrade::OnUpgrade;
@@ -112,13 +112,23 @@ async fn exchange(
         request.headers_mut().remove(CONNECTION);
     }
 
+    let to_head = request.method() == Method::HEAD;
+
     let Reply { mut response, server } = pool.send(upstream, outbound).await?;
     // How the upstream speaks is no matter between the client and this gateway.
     *response.version_mut() = Version::HTTP_11;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         response.headers_mut().remove(UPGRADE);
         response.extensions_mut().clear();
-        let response = response.map(|body| response_body(body, upstream.timeouts.idle));
+        let bodiless = to_head || is_bodiless(response.status());
+        if bodiless && !to_head && response.status() != StatusCode::NOT_MODIFIED {
+            response.headers_mut().remove(CONTENT_LENGTH);
+        }
+        let response = response.map(|body| match body.size_hint().exact() {
+            // One of no length may still hold its request, which goes on.
+            None | Some(1..) if bodiless => empty(),
+            _ => response_body(body, upstream.timeouts.idle),
+        });
         return Ok(Forwarded { response, server, tunnel: None });
     }
 
@@ -132,6 +142,12 @@ async fn exchange(
     let far = body.into_tunnel().ok_or_else(|| bad_gateway("the upstream switched protocols where none can be"))?;
     let tunnel = Box::pin(tunnel(client, far, terms.idle.max(TUNNEL_IDLE)));
     Ok(Forwarded { response: Response::from_parts(head, empty()), server, tunnel: Some(tunnel) })
+}
+
+/// Whether a response never has a body (RFC 9110 section 6.4.1; 205 by section 15.3.6). Over HTTP/2 one may come all the same, and
+/// clients of HTTP/2 would be handed it.
+fn is_bodiless(status: StatusCode) -> bool {
+    matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
 /// The upstream's body with its gap deadline, its trailers cleaned.

@@ -136,6 +136,31 @@ fn trap_trailers_of_an_answer_carry_nothing_past_the_checks_and_break_no_stream(
 }
 
 #[test]
+fn trap_an_answer_that_has_no_body_is_given_none_whatever_comes_of_an_http2_application() {
+    let toy = Toy::hyper(true, None, |request: Request<hyper::body::Incoming>| {
+        let status: u16 = request.uri().path().trim_start_matches('/').parse().unwrap();
+        async move { Response::builder().status(status).body(full("EVIL")).unwrap() }
+    });
+    let h2c = site_of(&[format!("h2c://{}", toy.address)], "", "");
+    let stage = open(&format!("{BASE}{h2c}"));
+    run(async {
+        let mut h2 = h2_line(&stage, [1, 1]).await;
+        for (method, status) in [("GET", 204), ("GET", 205), ("GET", 304), ("POST", 204), ("HEAD", 200), ("GET", 200)] {
+            let path = format!("/{status}");
+            let request = h2_request(method, &path).body(full("")).unwrap();
+            let answer = h2.send_request(request).await.unwrap();
+            assert_eq!(answer.status().as_u16(), status);
+            let expected = if (method, status) == ("GET", 200) { "EVIL" } else { "" };
+            let body = answer.into_body().collect().await.expect("no reset").to_bytes();
+            assert_eq!(body, expected, "{method} {status}");
+
+            let answer = Visitor::new(&stage, [1, 2]).send(browser(method, &path), "").await.unwrap();
+            assert_eq!((answer.status.as_u16(), &*answer.body), (status, expected.as_bytes()), "{method} {status}");
+        }
+    });
+}
+
+#[test]
 fn https_upstreams_speak_what_they_offer_and_see_the_gateways_certificate() {
     let backstage = Backstage::make();
     backstage.client("gateway");
