@@ -155,7 +155,7 @@ fn response_body(body: ReplyBody, gap: Duration) -> Body {
     if body.is_end_stream() {
         return empty();
     }
-    ServerBody { body: Some(body), gap: Gap::new(gap, 0) }.boxed_unsync()
+    ServerBody { left: Left::Frames(body), gap: Gap::new(gap, 0) }.boxed_unsync()
 }
 
 fn empty() -> Body {
@@ -174,9 +174,17 @@ struct ClientBody {
 }
 
 struct ServerBody {
-    /// `None` once it broke: its connection is closed then, whoever still holds this.
-    body: Option<ReplyBody>,
+    left: Left,
     gap: Gap,
+}
+
+/// What is still to come of an upstream's body.
+enum Left {
+    Frames(ReplyBody),
+    /// It broke: its connection is closed, whoever still holds this. Told a turn later: what came before it, a head perhaps,
+    /// is written only while nothing comes, and a client that hears nothing at all does not know that it was answered.
+    Fault(BodyError),
+    Nothing,
 }
 
 /// A deadline for progress; it runs only while somebody waits for a frame.
@@ -274,27 +282,37 @@ impl http_body::Body for ServerBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
-        let Some(body) = &mut this.body else { return Poll::Ready(None) };
+        let Left::Frames(body) = &mut this.left else {
+            let fault = std::mem::replace(&mut this.left, Left::Nothing);
+            return Poll::Ready(if let Left::Fault(fault) = fault { Some(Err(fault)) } else { None });
+        };
         let polled = Pin::new(body).poll_frame(cx);
-        let mut next = ready!(this.gap.poll(polled, cx));
-        match &mut next {
-            Some(Ok(frame)) => {
+        match ready!(this.gap.poll(polled, cx)) {
+            Some(Ok(mut frame)) => {
                 if let Some(trailers) = frame.trailers_mut() {
                     headers::trail_towards_client(trailers);
                 }
+                Poll::Ready(Some(Ok(frame)))
             }
-            Some(Err(_)) => this.body = None,
-            None => {}
+            Some(Err(fault)) => {
+                this.left = Left::Fault(fault);
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            None => Poll::Ready(None),
         }
-        Poll::Ready(next)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(ReplyBody::is_end_stream)
+        match &self.left {
+            Left::Frames(body) => body.is_end_stream(),
+            Left::Fault(_) => false,
+            Left::Nothing => true,
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.as_ref().map(ReplyBody::size_hint).unwrap_or_default()
+        if let Left::Frames(body) = &self.left { body.size_hint() } else { SizeHint::default() }
     }
 }
 

@@ -131,9 +131,8 @@ pub fn answers() -> Vec<(&'static str, Vec<u8>, bool, Seen)> {
 /// Reads an answer as strictly as its own framing says. `clean` is whether TLS was closed properly.
 pub fn judge(answer: &[u8], clean: bool) -> String {
     let text = String::from_utf8_lossy(answer).into_owned();
-    // What breaks at once can take the head with it.
     if text.is_empty() {
-        return "a cut".to_owned();
+        return "no answer at all".to_owned();
     }
     let Some((head, body)) = text.split_once("\r\n\r\n") else { return format!("no answer: {text:?}") };
     let lower = head.to_ascii_lowercase();
