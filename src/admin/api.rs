@@ -27,7 +27,7 @@ pub const ENDPOINTS: &[(&str, &str, &str)] = &[
     ("GET", "/bans", "live bans"),
     ("GET", "/bans/show?key=KEY", "live bans that cover a key"),
     ("POST", "/bans/add", "ban a key: {key, for?, reason?}"),
-    ("POST", "/bans/lift", "lift a ban and clear the failures behind it: {key, reason?}"),
+    ("POST", "/bans/lift", "lift a ban and clear the failures of its key, which may be without one: {key, reason?}"),
     ("GET", "/approvals", "the register"),
     ("POST", "/approvals", "request an approval"),
     ("GET", "/approvals/ID", "one record"),
@@ -111,6 +111,17 @@ pub struct LiftBan {
     pub key: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+}
+
+/// What `POST /bans/lift` answers: the ban as it was, and with it or alone what was cleared.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lifted {
+    /// Its fields are missing where there was no ban.
+    #[serde(flatten)]
+    pub ban: Option<BanView>,
+    /// Failures of the key that count no more.
+    #[serde(default)]
+    pub cleared: u32,
 }
 
 /// `POST /approvals`: what is asked for. The policy's id and version and the time are the gateway's to add.
@@ -229,6 +240,9 @@ pub struct Explained {
     /// Live bans of the client, the identity and the account.
     pub bans: Vec<BanHeld>,
     pub guesses: GuessesLeft,
+    /// Of the account, whoever guessed; absent where none is named, or where this caller succeeded there lately and is not held.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account_guesses: Option<GuessesLeft>,
     /// In the order in which they are charged.
     pub limits: Vec<LimitView>,
 }
@@ -244,7 +258,7 @@ pub struct BanHeld {
     pub holds: bool,
 }
 
-/// The guess budget of the caller.
+/// The guess budget of the caller, or of an account.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuessesLeft {
     /// Failures within the window.
@@ -253,6 +267,13 @@ pub struct GuessesLeft {
     pub reserved: u32,
     pub limit: u32,
     pub left: u32,
+}
+
+impl GuessesLeft {
+    /// (failed, reserved, limit), as the ledger tells them.
+    pub(super) fn of((failed, reserved, limit): (u32, u32, u32)) -> Self {
+        Self { failed, reserved, limit, left: limit.saturating_sub(failed).saturating_sub(reserved) }
+    }
 }
 
 impl Problem {

@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 
-use super::api::{AddBan, BanView, LiftBan};
+use super::api::{AddBan, BanView, LiftBan, Lifted};
 use super::router::{Change, Handled, Refusal, json, said};
 use super::{Admin, times};
 use crate::config::Config;
@@ -56,18 +56,32 @@ pub(super) async fn lift(admin: &Admin, change: Change) -> Handled {
     let config = admin.control.config();
     let key = parse_key(&asked.key, &config)?;
     let Some((ban, durable)) = admin.bans.lift(&key, admin.clock.now()) else {
-        return Err(not_lifted(admin, &key));
+        return clear(admin, key, change.by, said(asked.reason));
     };
-    admin.guesses.clear(&key);
+    let cleared = admin.guesses.clear(&key);
     let written = durable.await;
     admin.events.emit(Event::BanLifted { key, by: change.by, reason: said(asked.reason) });
     match written {
-        Ok(()) => json(&BanView::from(ban)),
+        Ok(()) => json(&Lifted { ban: Some(ban.into()), cleared }),
         Err(error) => {
             admin.events.emit(Event::StoreFailed { action: "lift a ban", error: error.to_string() });
             let told = format!("the ban of {} is lifted in memory only, until the store takes it: {error}", ban.key);
             Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, told)
                 .help("mend the store; the gateway keeps trying for as long as it runs"))
+        }
+    }
+}
+
+/// A budget may be spent without a ban: an account's always is.
+fn clear(admin: &Admin, key: BanKey, by: String, reason: String) -> Handled {
+    if let Some(covering) = covered(admin, &key) {
+        return Err(covering);
+    }
+    match admin.guesses.clear(&key) {
+        0 => Err(Refusal::new(StatusCode::NOT_FOUND, format!("there is no live ban of {key}, and no failure of it counts"))),
+        cleared => {
+            admin.events.emit(Event::GuessesCleared { key, failures: cleared, by, reason });
+            json(&Lifted { ban: None, cleared })
         }
     }
 }
@@ -114,18 +128,14 @@ fn refuse_our_own(key: &BanKey, config: &Config) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Why there was nothing to lift: the config's list, a wider ban, or no ban at all.
-fn not_lifted(admin: &Admin, key: &BanKey) -> Refusal {
+/// What holds a key without a ban of its own: the config's list, or a wider ban.
+fn covered(admin: &Admin, key: &BanKey) -> Option<Refusal> {
     let covering = admin.bans.show(key, admin.clock.now());
-    match covering.first() {
-        Some(ban) if ban.by == BY_CONFIG => {
-            let told = format!("{key} is held by {} in `bans.always`", ban.key);
-            Refusal::new(StatusCode::CONFLICT, told).help("take it off the list and reload")
-        }
-        Some(ban) => {
-            let told = format!("{key} has no ban of its own; it is held by that of {}", ban.key);
-            Refusal::new(StatusCode::CONFLICT, told).help(format!("lift {}", ban.key))
-        }
-        None => Refusal::new(StatusCode::NOT_FOUND, format!("there is no live ban of {key}")),
+    let ban = covering.first()?;
+    if ban.by == BY_CONFIG {
+        let told = format!("{key} is held by {} in `bans.always`", ban.key);
+        return Some(Refusal::new(StatusCode::CONFLICT, told).help("take it off the list and reload"));
     }
+    let told = format!("{key} has no ban of its own; it is held by that of {}", ban.key);
+    Some(Refusal::new(StatusCode::CONFLICT, told).help(format!("lift {}", ban.key)))
 }

@@ -96,9 +96,10 @@ impl<'a> Question<'a> {
     fn answer(&self, admin: &Admin, config: &Config, now: Now) -> Explained {
         let bans = self.bans(admin, config, now);
         let guesses = self.guesses(admin, now);
+        let account_guesses = self.account_guesses(admin, now);
         let peek = |route: &Route| admin.limits.peek(&config.policy.limits, &route.limits, &self.subject(route), now);
         let limits = self.route.map(peek).unwrap_or_default();
-        let (passes, decides, verdict) = self.verdict(&bans, &guesses, &limits, now.wall);
+        let (passes, decides, verdict) = self.verdict(&bans, [Some(&guesses), account_guesses.as_ref()], &limits, now.wall);
         Explained {
             client: self.client.key.to_string(),
             method: self.method.to_string(),
@@ -110,6 +111,7 @@ impl<'a> Question<'a> {
             verdict,
             bans,
             guesses,
+            account_guesses,
             limits,
         }
     }
@@ -143,9 +145,17 @@ impl<'a> Question<'a> {
     }
 
     fn guesses(&self, admin: &Admin, now: Now) -> GuessesLeft {
-        let who = self.proven().map_or(Guesser::Client(self.client.key), |key| Guesser::Identity(key.into()));
-        let (failed, reserved, limit) = admin.guesses.peek(&who, now);
-        GuessesLeft { failed, reserved, limit, left: limit.saturating_sub(failed).saturating_sub(reserved) }
+        GuessesLeft::of(admin.guesses.peek(&self.guesser(), now))
+    }
+
+    /// `None` where no account is named, or its budget does not hold this caller.
+    fn account_guesses(&self, admin: &Admin, now: Now) -> Option<GuessesLeft> {
+        let account = self.account.as_ref()?;
+        admin.guesses.peek_account(&self.guesser(), account, now).map(GuessesLeft::of)
+    }
+
+    fn guesser(&self) -> Guesser {
+        self.proven().map_or(Guesser::Client(self.client.key), |key| Guesser::Identity(key.into()))
     }
 
     /// Who answers for what is done, where somebody proved who he is.
@@ -162,7 +172,7 @@ impl<'a> Question<'a> {
     fn verdict(
         &self,
         bans: &[BanHeld],
-        guesses: &GuessesLeft,
+        [guesses, account_guesses]: [Option<&GuessesLeft>; 2],
         limits: &[LimitView],
         now: Timestamp,
     ) -> (bool, Option<String>, String) {
@@ -185,8 +195,14 @@ impl<'a> Question<'a> {
                 format!("refused: {} ({}) is spent, one more in {wait}", limit.limit, limit.rate),
             );
         }
-        if self.is_login() && guesses.left == 0 {
-            return (false, Some("guesses".to_owned()), format!("refused: the guess budget of {} is spent", guesses.limit));
+        if self.is_login() {
+            let guesses_decide = |told: String| (false, Some("guesses".to_owned()), told);
+            if let Some(spent) = guesses.filter(|guesses| guesses.left == 0) {
+                return guesses_decide(format!("refused: the guess budget of {} is spent", spent.limit));
+            }
+            if let Some(spent) = account_guesses.filter(|guesses| guesses.left == 0) {
+                return guesses_decide(format!("refused: the account's guess budget of {} is spent", spent.limit));
+            }
         }
         match limits.iter().filter(|limit| enforced(limit)).min_by_key(|limit| limit.remaining) {
             Some(limit) => (

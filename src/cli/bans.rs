@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use super::client::Gateway;
 use super::{Outcome, output};
-use crate::admin::api::{AddBan, BanView, LiftBan};
+use crate::admin::api::{AddBan, BanView, LiftBan, Lifted};
 use crate::admin::times;
 use crate::clock::Clock;
 
@@ -14,6 +14,7 @@ pub(super) const EXAMPLES: &str = "Examples:
   doorward bans add 203.0.113.7 --for 2h --reason \"abuse report 4711\"
   doorward bans add account:alice --reason \"phished\"
   doorward bans lift 203.0.113.7 --reason \"customer called\"
+  doorward bans lift account:carol --reason \"she called: guessed at by others\"
 
 A key is ADDRESS, PREFIX, account:NAME (stops its logins only), identity:SET:NAME or identity:APPROVAL.";
 
@@ -39,9 +40,9 @@ pub(super) enum Command {
         #[arg(long)]
         reason: Option<String>,
     },
-    /// Lift a ban and clear the failures behind it
+    /// Lift a ban and clear the failures behind it, or those of a key without a ban (a spent budget of an account bans nobody)
     Lift {
-        /// The key as the list shows it
+        /// The key as the list shows it, or one whose failures are to count no more
         key: String,
         /// Why; it stands in the events
         #[arg(long)]
@@ -76,11 +77,23 @@ pub(super) fn execute(command: Command, gateway: &Gateway) -> Outcome {
         }
         Command::Lift { key, reason } => {
             remind(reason.as_deref());
-            let ban: BanView = gateway.post("/bans/lift", &LiftBan { key, reason })?;
-            output::data(&format!("lifted {}", printable_key(&ban)))?;
+            let lifted: Lifted = gateway.post("/bans/lift", &LiftBan { key: key.clone(), reason })?;
+            output::data(&told(&key, &lifted))?;
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn told(key: &str, lifted: &Lifted) -> String {
+    let cleared = match lifted.cleared {
+        1 => "1 failure cleared".to_owned(),
+        many => format!("{many} failures cleared"),
+    };
+    match &lifted.ban {
+        Some(ban) if lifted.cleared == 0 => format!("lifted {}", printable_key(ban)),
+        Some(ban) => format!("lifted {}, {cleared}", printable_key(ban)),
+        None => format!("no ban of {}; {cleared}", output::printable(key)),
+    }
 }
 
 /// The change is urgent, its record is read later.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::client::Gateway;
 use super::{Outcome, output};
-use crate::admin::api::{ExplainLimits, Explained};
+use crate::admin::api::{ExplainLimits, Explained, GuessesLeft};
 use crate::admin::times;
 use crate::state::limits::LimitView;
 
@@ -111,7 +111,6 @@ fn wait(milliseconds: u64) -> String {
 
 fn sentences(explained: &Explained) -> String {
     let request = format!("{} https://{}{} from {}", explained.method, explained.host, explained.path, explained.client);
-    let guesses = &explained.guesses;
     let mut text = format!("{}\n\n", output::printable(&explained.verdict));
     text.push_str(&format!("request  {}\n", output::printable(&request)));
     text.push_str(&format!("route    {}\n", output::printable(explained.route.as_deref().unwrap_or("none"))));
@@ -119,18 +118,25 @@ fn sentences(explained: &Explained) -> String {
         let note = if ban.holds { "" } else { ", does not hold this request" };
         text.push_str(&format!("ban      of the {}, {}{note}\n", ban.of, output::end(ban.until)));
     }
-    let spent = format!("{} failed, {} under way or faulted", guesses.failed, guesses.reserved);
-    text.push_str(&format!("guesses  {} of {} left ({spent})\n", guesses.left, guesses.limit));
+    text.push_str(&format!("guesses  {}\n", left(&explained.guesses)));
+    if let Some(account) = &explained.account_guesses {
+        text.push_str(&format!("account  {}\n", left(account)));
+    }
     if !explained.limits.is_empty() {
         text.push_str(&format!("\n{}\n", table(&explained.limits)));
     }
     text
 }
 
+fn left(guesses: &GuessesLeft) -> String {
+    let GuessesLeft { failed, reserved, limit, left } = guesses;
+    format!("{left} of {limit} left ({failed} failed, {reserved} under way or faulted)")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::api::{BanHeld, GuessesLeft};
+    use crate::admin::api::BanHeld;
 
     #[test]
     fn the_verdict_comes_first_and_the_limits_in_order() {
@@ -154,11 +160,13 @@ mod tests {
             verdict: "no limit refuses it: per-client is nearest, 3 of 40 left".into(),
             bans: vec![BanHeld { of: "client".into(), until: None, holds: false }],
             guesses: GuessesLeft { failed: 2, reserved: 1, limit: 5, left: 2 },
+            account_guesses: Some(GuessesLeft { failed: 50, reserved: 0, limit: 50, left: 0 }),
             limits: vec![limit("per-identity", 9), limit("per-client", 3)],
         };
         let text = sentences(&explained);
         assert!(text.starts_with("no limit refuses it: per-client"), "{text}");
         assert!(text.contains("guesses  2 of 5 left (2 failed, 1 under way or faulted)"), "{text}");
+        assert!(text.contains("account  0 of 50 left (50 failed, 0 under way or faulted)"), "{text}");
         assert!(text.contains("does not hold this request"), "{text}");
         assert!(text.find("per-identity").unwrap() < text.rfind("per-client").unwrap(), "{text}");
     }

@@ -110,6 +110,13 @@ pub enum Event {
         by: String,
         reason: String,
     },
+    /// An operator cleared failures that no ban stood for.
+    GuessesCleared {
+        key: BanKey,
+        failures: u32,
+        by: String,
+        reason: String,
+    },
     /// An exchange under way was ended, since its caller's next request would be refused.
     ExchangeEnded {
         decision: DecisionId,

@@ -140,6 +140,12 @@ impl Event {
                 .shown("key", key)
                 .text("by", by)
                 .text("reason", reason),
+            Self::GuessesCleared { key, failures, by, reason } => Telling::new("guesses.cleared", Notice, Count::Nothing)
+                .clauses(&["O11"])
+                .shown("key", key)
+                .number("failures", u64::from(*failures))
+                .text("by", by)
+                .text("reason", reason),
             Self::ExchangeEnded { decision, client, identity, approval, route, reason, cause, tunnel } => {
                 Telling::new("exchange.ended", Notice, Count::ExchangeEnded(*reason))
                     .clauses(&["C0a", "C7"])

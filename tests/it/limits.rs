@@ -259,6 +259,48 @@ fn a_limit_comes_before_any_certificate_or_token_work() {
     });
 }
 
+#[test]
+fn a_spent_budget_of_an_account_is_explained_and_cleared() {
+    let budget = "[guesses]\nper_account = { failures = 5, within = \"1h\" }\n";
+    let mut stage = open(&site(budget, &[("/", "")]));
+    let explain = |stage: &Stage| -> Value {
+        let mut arguments = vec!["limits", "explain", "--client", "127.0.1.9", "--path", "/login", "--method", "POST"];
+        arguments.extend(["--account", ACCOUNT.0, "--json"]);
+        serde_json::from_str(&told(stage, &arguments)).unwrap()
+    };
+    let lift = |stage: &Stage| doorward(stage, &["bans", "lift", &format!("account:{}", ACCOUNT.0), "--reason", "she called"]);
+    run(async {
+        let owner = Visitor::new(&stage, [1, 9]);
+        assert_eq!(explain(&stage)["account_guesses"]["left"], 5);
+        for last in 1..6 {
+            let guess = Visitor::new(&stage, [1, last]).sign_in(ACCOUNT.0, &format!("x{last}")).await.unwrap();
+            assert_eq!(guess.header("location"), "/login?error=1");
+        }
+        assert_eq!(owner.sign_in(ACCOUNT.0, ACCOUNT.1).await.unwrap().told(), "429 too-many-attempts");
+        let explained = explain(&stage);
+        assert_eq!((&explained["passes"], &explained["decides"]), (&false.into(), &"guesses".into()), "{explained}");
+        assert_eq!(explained["verdict"], "refused: the account's guess budget of 5 is spent");
+        assert_eq!((&explained["account_guesses"]["failed"], &explained["guesses"]["left"]), (&5.into(), &5.into()));
+
+        let lifted = lift(&stage);
+        assert!(lifted.status.success(), "{}", String::from_utf8_lossy(&lifted.stderr));
+        assert_eq!(String::from_utf8_lossy(&lifted.stdout), format!("no ban of account:{}; 5 failures cleared\n", ACCOUNT.0));
+        let line = event(&mut stage, &["guesses.cleared", "she called"]).await;
+        assert!(line.contains("\"failures\":5") && line.contains(&format!("account:{}", ACCOUNT.0)), "{line}");
+        assert_eq!(explain(&stage)["passes"], true);
+        let nothing = lift(&stage);
+        assert_eq!((nothing.status.code(), nothing.stdout.len()), (Some(1), 0), "{nothing:?}");
+
+        assert_eq!(owner.sign_in(ACCOUNT.0, ACCOUNT.1).await.unwrap().header("location"), "/home");
+        for last in 1..6 {
+            Visitor::new(&stage, [2, last]).sign_in(ACCOUNT.0, &format!("y{last}")).await.unwrap();
+        }
+        let explained = explain(&stage);
+        assert_eq!((&explained["passes"], &explained["account_guesses"]), (&true.into(), &Value::Null), "{explained}");
+        assert_eq!(owner.sign_in(ACCOUNT.0, ACCOUNT.1).await.unwrap().header("location"), "/home", "who succeeded is not held");
+    });
+}
+
 /// So many pass, and the next one does not.
 async fn spend(visitor: &Visitor, path: &str, count: u32) {
     for number in 0..count {

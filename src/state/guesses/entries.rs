@@ -80,6 +80,12 @@ impl Entries {
         failed.try_into().unwrap_or(u32::MAX)
     }
 
+    /// Real failures on one account, whoever failed.
+    pub(super) fn failed_on(&self, account: Tag) -> u32 {
+        let failed = self.0.iter().filter(|entry| entry.state == EntryState::Failed && entry.account == account).count();
+        failed.try_into().unwrap_or(u32::MAX)
+    }
+
     /// Whether this guess failed before and may pass again uncounted: the very same always, the same secret with another rest
     /// [`MOST_VARIANTS`] times. Fails closed: beyond that it is a new guess, of something else than the secret.
     pub(super) fn repeats(&mut self, secret: Tag, rest: Option<Tag>) -> bool {
@@ -132,9 +138,11 @@ impl Entries {
         }
     }
 
-    /// Drops settled entries; those under way are still on their way to the application.
-    pub(super) fn forgive(&mut self, whose: impl Fn(&Entry) -> bool) {
+    /// Drops settled entries and says how many; those under way are still on their way to the application.
+    pub(super) fn forgive(&mut self, whose: impl Fn(&Entry) -> bool) -> u32 {
+        let before = self.len();
         self.0.retain(|entry| entry.state == EntryState::Reserved || !whose(entry));
+        before.saturating_sub(self.len())
     }
 
     fn mark(&mut self, is_it: impl Fn(&Entry) -> bool, state: EntryState, at: Duration) {

@@ -161,30 +161,33 @@ impl GuessLedger {
         Ok(permit(Some(id)))
     }
 
-    /// Clears the failures behind a lifted ban: a net's clients', an identity's, or an account's. Guesses still under way
-    /// stay reserved, and so do the account budgets that a client's failures were counted in as well.
-    pub fn clear(&self, key: &BanKey) {
+    /// Clears the failures of a key, with a ban or without: a net's clients', an identity's, or an account's; returns how many
+    /// settled guesses that were. Guesses still under way stay reserved, and so do the account budgets that a client's failures
+    /// were counted in as well.
+    pub fn clear(&self, key: &BanKey) -> u32 {
+        let mut cleared = 0;
         match key {
             BanKey::Net(net) => {
                 let within = |who: &Guesser| matches!(who, Guesser::Client(client) if net.contains(&client.net()));
                 self.guessers.for_each(|who, entries| {
                     if within(who) {
-                        entries.forgive(|_| true)
+                        cleared += entries.forgive(|_| true);
                     }
                 });
                 // Of a client counted with its neighbours, what is its own.
                 let client = ClientAddr::new(net.addr(), net.prefix_len()).key;
                 if client.net() == *net {
-                    self.forgive(Guesser::Client(client));
+                    cleared += self.forgive(Guesser::Client(client));
                 }
             }
-            BanKey::Identity(name) => self.forgive(Guesser::Identity(name.clone())),
+            BanKey::Identity(name) => cleared += self.forgive(Guesser::Identity(name.clone())),
             BanKey::Account(account) => {
                 let key = self.account_key(account);
-                self.accounts
-                    .change(&mut self.accounts.lock(&key), &key, |entries| entries.forgive(|entry| entry.account == key.tag));
+                let forgive = |entries: &mut Entries| cleared += entries.forgive(|entry| entry.account == key.tag);
+                self.accounts.change(&mut self.accounts.lock(&key), &key, forgive);
             }
         }
+        cleared
     }
 
     /// (spent by real failures, reserved or faulted, limit) of a guesser now; spends nothing.
@@ -196,6 +199,21 @@ impl GuessLedger {
         let entries = self.guessers.entries(&mut shard, &key, at, budget.within);
         let failed = entries.failed_by(key.tag);
         (failed, entries.len().saturating_sub(failed), budget.failures)
+    }
+
+    /// The same of an account, whoever guessed at it. `None`: the guesser had a recent success on it, and is not held by its
+    /// budget.
+    pub fn peek_account(&self, who: &Guesser, account: &AccountKey, now: Now) -> Option<(u32, u32, u32)> {
+        if self.successes.recent(who, account, now) {
+            return None;
+        }
+        let budget = self.budgets().per_account;
+        let key = self.account_key(account);
+        let mut shard = self.accounts.lock(&key);
+        let at = shard.advance(now.instant);
+        let entries = self.accounts.entries(&mut shard, &key, at, budget.within);
+        let failed = entries.failed_on(key.tag);
+        Some((failed, entries.len().saturating_sub(failed), budget.failures))
     }
 
     /// Frees memory of entries that left their window.
@@ -248,9 +266,11 @@ impl GuessLedger {
         Key::new(tag, tag, Some(tag))
     }
 
-    fn forgive(&self, who: Guesser) {
-        let key = self.guesser_key(who);
-        self.guessers.change(&mut self.guessers.lock(&key), &key, |entries| entries.forgive(|entry| entry.who == key.tag));
+    fn forgive(&self, who: Guesser) -> u32 {
+        let (key, mut forgiven) = (self.guesser_key(who), 0);
+        let forgive = |entries: &mut Entries| forgiven += entries.forgive(|entry| entry.who == key.tag);
+        self.guessers.change(&mut self.guessers.lock(&key), &key, forgive);
+        forgiven
     }
 }
 

@@ -386,10 +386,10 @@ fn clearing_forgives_what_was_settled_and_keeps_what_is_under_way() {
         bench.guess(who, "shared", LoginOutcome::Fault);
     }
     let flying = bench.reserve(&ann, "shared").expect("room");
-    bench.ledger.clear(&BanKey::Net("192.0.2.0/24".parse().expect("a net")));
+    assert_eq!(bench.ledger.clear(&BanKey::Net("192.0.2.0/24".parse().expect("a net"))), 2);
     assert_eq!(bench.ledger.peek(&ann, bench.now()), (0, 1, 5));
     assert_eq!(bench.ledger.peek(&bob, bench.now()), (1, 1, 5));
-    bench.ledger.clear(&BanKey::Identity("acme:sync".into()));
+    assert_eq!(bench.ledger.clear(&BanKey::Identity("acme:sync".into())), 2);
     assert_eq!(bench.ledger.peek(&identity, bench.now()), (0, 0, 5));
     flying.settle(LoginOutcome::Failed, bench.now());
     assert_eq!(bench.ledger.peek(&ann, bench.now()), (1, 0, 5));
@@ -401,8 +401,28 @@ fn clearing_an_account_frees_its_budget() {
     bench.guess(&client("192.0.2.1"), "ann", LoginOutcome::Failed);
     bench.guess(&client("192.0.2.2"), "ann", LoginOutcome::Failed);
     assert!(bench.refused(&client("192.0.2.3"), "ann").is_some());
-    bench.ledger.clear(&BanKey::Account(AccountKey("ann".into())));
+    assert_eq!(bench.ledger.clear(&BanKey::Account(AccountKey("ann".into()))), 2);
     assert!(bench.refused(&client("192.0.2.3"), "ann").is_none());
+    assert_eq!(bench.ledger.clear(&BanKey::Account(AccountKey("ann".into()))), 0);
+}
+
+#[test]
+fn what_an_account_has_left_is_told_to_whom_its_budget_holds() {
+    let bench = bench_with(budgets(5, 3), MOST_KEYS);
+    let (owner, ann) = (client("192.0.2.9"), AccountKey("ann".into()));
+    bench.guess(&owner, "ann", LoginOutcome::Ok);
+    bench.guess(&client("192.0.2.1"), "ann", LoginOutcome::Failed);
+    bench.guess(&client("192.0.2.2"), "ann", LoginOutcome::Fault);
+    bench.guess(&client("192.0.2.2"), "bob", LoginOutcome::Failed);
+    let flying = bench.reserve(&client("192.0.2.3"), "ann").expect("room");
+    let stranger = client("192.0.2.4");
+    assert_eq!(bench.ledger.peek_account(&stranger, &ann, bench.now()), Some((1, 2, 3)));
+    assert!(bench.refused(&stranger, "ann").is_some());
+    assert_eq!(bench.ledger.peek_account(&owner, &ann, bench.now()), None);
+    assert!(bench.refused(&owner, "ann").is_none());
+    flying.settle(LoginOutcome::Unsent, bench.now());
+    bench.clock.advance(61 * MINUTE);
+    assert_eq!(bench.ledger.peek_account(&stranger, &ann, bench.now()), Some((0, 0, 3)));
 }
 
 #[test]
