@@ -213,7 +213,7 @@ pub struct ExplainLimits {
     /// `SET:NAME`, or the bare name where one set vouches.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<String>,
-    /// An approval's id.
+    /// An approval's id; it counts where it would hold for this request now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approval: Option<String>,
     /// The account that a login attempt would name.
@@ -231,9 +231,10 @@ pub struct Explained {
     pub path: String,
     /// `host/path` of the route; `null` where there is none.
     pub route: Option<String>,
-    /// The rule that decides: `ban`, `route`, `guesses` or a limit's name; `null`: nothing refuses and nothing runs down.
+    /// The rule that decides: `ban`, `route`, a reason of refusals (`bot-scope`, `client-cert-required`), `guesses` or a limit's
+    /// name; `null`: nothing refuses and nothing runs down.
     pub decides: Option<String>,
-    /// Whether bans and limits would let it pass now.
+    /// Whether bans, the route's demands on its callers, guesses and limits would let it pass now.
     pub passes: bool,
     /// One sentence for people.
     pub verdict: String,

@@ -1,6 +1,7 @@
 //! Limits at the operators' door: what is used most, and how a request would fare. Nothing here spends.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use http::{Method, StatusCode};
 use jiff::Timestamp;
@@ -11,12 +12,13 @@ use super::{Admin, times};
 use crate::clock::Now;
 use crate::config::{ClientCa, Config};
 use crate::net::ClientAddr;
-use crate::policy::approval::Approval;
+use crate::policy::approval::{Approval, ApprovalUse};
 use crate::policy::ban::BanAnswer;
+use crate::policy::bot::BotClass;
 use crate::policy::decide::BanFact;
 use crate::policy::login::AccountKey;
 use crate::policy::route::{HostPattern, canonical_host};
-use crate::policy::{CanonicalPath, Route, Site};
+use crate::policy::{ApprovalFact, ApprovalFault, CanonicalPath, CertFact, Denial, Facts, Identity, LiveApproval, Route, Site};
 use crate::state::guesses::Guesser;
 use crate::state::limits::{LimitSubject, LimitView};
 
@@ -36,8 +38,9 @@ pub(super) fn show(admin: &Admin, most: Option<&str>) -> Handled {
 pub(super) fn explain(admin: &Admin, change: &Change) -> Handled {
     let asked: ExplainLimits = change.parse()?;
     let config = admin.control.config();
-    let question = Question::read(admin, &config, &asked)?;
-    json(&question.answer(admin, &config, admin.clock.now()))
+    let now = admin.clock.now();
+    let question = Question::read(admin, &config, &asked, now)?;
+    json(&question.answer(admin, &config, now))
 }
 
 /// A request that might come, every part of it found.
@@ -48,20 +51,14 @@ struct Question<'a> {
     path: CanonicalPath,
     site: &'a Site,
     route: Option<&'a Route>,
-    caller: Option<Caller<'a>>,
-    approval: Option<std::sync::Arc<Approval>>,
+    caller: Option<Arc<Identity>>,
+    /// As the gateway would judge the approval's token.
+    approval: ApprovalFact,
     account: Option<AccountKey>,
 }
 
-/// A proven caller.
-struct Caller<'a> {
-    /// `set:name`
-    key: String,
-    set: &'a ClientCa,
-}
-
 impl<'a> Question<'a> {
-    fn read(admin: &Admin, config: &'a Config, asked: &ExplainLimits) -> Result<Self, Refusal> {
+    fn read(admin: &Admin, config: &'a Config, asked: &ExplainLimits, now: Now) -> Result<Self, Refusal> {
         let ip: IpAddr =
             asked.client.trim().parse().map_err(|_| Refusal::bad(format!("client: {:?} is not an address", asked.client)))?;
         let method = asked.method.as_deref().unwrap_or("GET").to_ascii_uppercase();
@@ -80,26 +77,59 @@ impl<'a> Question<'a> {
             let missing = || Refusal::new(StatusCode::NOT_FOUND, format!("there is no approval {id}"));
             admin.approvals.get(id).ok_or_else(missing)
         });
-        Ok(Self {
+        let (approval, account) = (approval.transpose()?, account.transpose()?);
+        let mut question = Self {
             client: ClientAddr::new(ip, config.ipv6_prefix),
             method,
             route: site.route(&path).ok().map(AsRef::as_ref),
             host,
             path,
-            caller: asked.identity.as_deref().map(|name| Caller::find(name, site, config)).transpose()?,
+            caller: asked.identity.as_deref().map(|name| caller(name, site, config).map(Arc::new)).transpose()?,
             site,
-            approval: approval.transpose()?,
-            account: account.transpose()?,
-        })
+            approval: ApprovalFact::Absent,
+            account,
+        };
+        if let Some(record) = approval {
+            question.approval = question.judged(record, now);
+        }
+        Ok(question)
+    }
+
+    /// Fails closed, as for a request: an approval counts only where it holds now, for this request.
+    fn judged(&self, record: Arc<Approval>, now: Now) -> ApprovalFact {
+        // A request would bring the latest token.
+        let serial = record.serial;
+        let Ok(live) = LiveApproval::compile(record) else { return ApprovalFact::Refused(ApprovalFault::NotActive) };
+        // Who asks names nobody's certificate: it is taken to be the one that the approval is bound to.
+        let caller = self.caller.as_deref().map(|identity| match live.bound_certificate() {
+            Some(cert_sha256) => Identity { cert_sha256, ..identity.clone() },
+            None => identity.clone(),
+        });
+        let (client, method, path) = (&self.client, &self.method, &self.path);
+        let used = ApprovalUse { client, host: &self.host, method, path, identity: caller.as_ref() };
+        match live.judge(serial, &used, now) {
+            Ok(()) => ApprovalFact::Held(Arc::new(live)),
+            Err(fault) => ApprovalFact::Refused(fault),
+        }
     }
 
     fn answer(&self, admin: &Admin, config: &Config, now: Now) -> Explained {
         let bans = self.bans(admin, config, now);
         let guesses = self.guesses(admin, now);
         let account_guesses = self.account_guesses(admin, now);
-        let peek = |route: &Route| admin.limits.peek(&config.policy.limits, &route.limits, &self.subject(route), now);
-        let limits = self.route.map(peek).unwrap_or_default();
-        let (passes, decides, verdict) = self.verdict(&bans, [Some(&guesses), account_guesses.as_ref()], &limits, now.wall);
+        let peek =
+            |route: &Route, subject: &LimitSubject<'_>| admin.limits.peek(&config.policy.limits, &route.limits, subject, now);
+        let limits = self.route.map(|route| peek(route, &self.subject(route))).unwrap_or_default();
+        let by_client = LimitSubject { client: Some(self.client.key), ..Default::default() };
+        let checks = Checks {
+            bans: &bans,
+            by_client: &self.route.map(|route| peek(route, &by_client)).unwrap_or_default(),
+            denial: self.route.and_then(|route| config.policy.decide(route, &self.facts(), now).err()),
+            limits: &limits,
+            guesses: &guesses,
+            account_guesses: account_guesses.as_ref(),
+        };
+        let (passes, decides, verdict) = self.verdict(checks, now.wall);
         Explained {
             client: self.client.key.to_string(),
             method: self.method.to_string(),
@@ -119,13 +149,24 @@ impl<'a> Question<'a> {
     fn subject<'s>(&'s self, route: &'s Route) -> LimitSubject<'s> {
         LimitSubject {
             client: Some(self.client.key),
-            identity: self.caller.as_ref().map(|caller| caller.key.as_str()),
-            approval: self.approval.as_deref().map(|approval| approval.id.as_str()),
-            approval_rate: self.approval.as_deref().and_then(|approval| approval.terms.rate),
+            identity: self.caller.as_deref().map(|caller| &*caller.key),
+            approval: self.held().map(|approval| &*approval.id),
+            approval_rate: self.held().and_then(|approval| approval.record.terms.rate),
             account: self.account.as_ref(),
-            tenant: self.caller.as_ref().and_then(|caller| caller.set.tenant.as_deref()),
+            tenant: self.caller.as_deref().and_then(|caller| caller.tenant.as_deref()),
             route: Some(route.id),
             route_label: Some(&route.label),
+        }
+    }
+
+    /// What `decide` judges, bans aside. Nobody says how the request would look: without an approval it is taken for a browser's.
+    fn facts(&self) -> Facts {
+        Facts {
+            cert: self.caller.clone().map_or(CertFact::Absent, CertFact::Held),
+            bot: BotClass::Unmarked,
+            approval: self.approval.clone(),
+            address_ban: None,
+            identity_ban: None,
         }
     }
 
@@ -160,8 +201,15 @@ impl<'a> Question<'a> {
 
     /// Who answers for what is done, where somebody proved who he is.
     fn proven(&self) -> Option<&str> {
-        let approval = || self.approval.as_deref().map(|approval| approval.id.as_str());
-        self.caller.as_ref().map(|caller| &*caller.key).or_else(approval)
+        let approval = || self.held().map(|approval| &*approval.id);
+        self.caller.as_deref().map(|caller| &*caller.key).or_else(approval)
+    }
+
+    fn held(&self) -> Option<&LiveApproval> {
+        match &self.approval {
+            ApprovalFact::Held(approval) => Some(approval),
+            ApprovalFact::Absent | ApprovalFact::Refused(_) => None,
+        }
     }
 
     fn is_login(&self) -> bool {
@@ -169,13 +217,14 @@ impl<'a> Question<'a> {
     }
 
     /// Whether it passes, the rule that decides, and the sentence; in the order in which the gateway checks.
-    fn verdict(
-        &self,
-        bans: &[BanHeld],
-        [guesses, account_guesses]: [Option<&GuessesLeft>; 2],
-        limits: &[LimitView],
-        now: Timestamp,
-    ) -> (bool, Option<String>, String) {
+    fn verdict(&self, checks: Checks<'_>, now: Timestamp) -> (bool, Option<String>, String) {
+        let Checks { bans, by_client, denial, limits, guesses, account_guesses } = checks;
+        let spent = |limit: &LimitView| {
+            let wait = times::human(std::time::Duration::from_millis(limit.wait_ms.saturating_add(999)));
+            let told = format!("refused: {} ({}) is spent, one more in {wait}", limit.limit, limit.rate);
+            (false, Some(limit.limit.clone()), told)
+        };
+        let refuses = |limit: &&LimitView| enforced(limit) && limit.wait_ms > 0;
         if let Some(ban) = bans.iter().find(|ban| ban.holds) {
             let end = ban.until.map_or("until it is lifted".to_owned(), |until| format!("ends {}", times::relative(until, now)));
             return (false, Some("ban".to_owned()), format!("refused: the {} is banned ({end})", ban.of));
@@ -187,18 +236,19 @@ impl<'a> Question<'a> {
                 format!("refused: {} has no route for {}", site_name(self.site), self.path.as_str()),
             );
         }
-        if let Some(limit) = limits.iter().find(|limit| enforced(limit) && limit.wait_ms > 0) {
-            let wait = times::human(std::time::Duration::from_millis(limit.wait_ms.saturating_add(999)));
-            return (
-                false,
-                Some(limit.limit.clone()),
-                format!("refused: {} ({}) is spent, one more in {wait}", limit.limit, limit.rate),
-            );
+        if let Some(limit) = by_client.iter().find(refuses) {
+            return spent(limit);
+        }
+        if let Some(Denial { reason, cause, .. }) = denial {
+            return (false, Some(reason.code().to_owned()), format!("refused: {} ({cause})", reason.code()));
+        }
+        if let Some(limit) = limits.iter().find(refuses) {
+            return spent(limit);
         }
         if self.is_login() {
             let guesses_decide = |told: String| (false, Some("guesses".to_owned()), told);
-            if let Some(spent) = guesses.filter(|guesses| guesses.left == 0) {
-                return guesses_decide(format!("refused: the guess budget of {} is spent", spent.limit));
+            if guesses.left == 0 {
+                return guesses_decide(format!("refused: the guess budget of {} is spent", guesses.limit));
             }
             if let Some(spent) = account_guesses.filter(|guesses| guesses.left == 0) {
                 return guesses_decide(format!("refused: the account's guess budget of {} is spent", spent.limit));
@@ -215,23 +265,40 @@ impl<'a> Question<'a> {
     }
 }
 
-impl<'a> Caller<'a> {
-    /// `SET:NAME` of any set of the site, or a bare name where exactly one set vouches there.
-    fn find(name: &str, site: &Site, config: &'a Config) -> Result<Self, Refusal> {
-        let sets: Vec<&ClientCa> = site.client_ca.iter().filter_map(|index| config.client_cas.get(*index)).collect();
-        let named = |set: &&ClientCa| name.strip_prefix(&*set.name).is_some_and(|rest| rest.starts_with(':'));
-        if let Some(set) = sets.iter().copied().find(|set| named(set)) {
-            return Ok(Self { key: name.to_owned(), set });
-        }
-        match *sets {
-            [set] => Ok(Self { key: format!("{}:{name}", set.name), set }),
-            [] => {
-                Err(Refusal::bad(format!("identity: nobody vouches at {}", site_name(site))).help("the site has no `client_ca`"))
-            }
-            _ => {
-                let choices: Vec<String> = sets.iter().map(|set| format!("{}:{name}", set.name)).collect();
-                Err(Refusal::bad("identity: several sets vouch here").help(format!("say which: {}", choices.join(" or "))))
-            }
+/// Everything that decides, in the order in which the gateway checks.
+struct Checks<'a> {
+    bans: &'a [BanHeld],
+    /// Limits of which the client alone is the key.
+    by_client: &'a [LimitView],
+    denial: Option<Denial>,
+    limits: &'a [LimitView],
+    guesses: &'a GuessesLeft,
+    account_guesses: Option<&'a GuessesLeft>,
+}
+
+/// A proven caller: `SET:NAME` of any set of the site, or a bare name where exactly one set vouches there.
+fn caller(name: &str, site: &Site, config: &Config) -> Result<Identity, Refusal> {
+    let sets: Vec<&ClientCa> = site.client_ca.iter().filter_map(|index| config.client_cas.get(*index)).collect();
+    let of = |set: &ClientCa, name: &str| Identity {
+        set: Arc::clone(&set.name),
+        name: name.into(),
+        key: format!("{}:{name}", set.name).into(),
+        kind: set.kind,
+        tenant: set.tenant.clone(),
+        roles: set.roles.clone(),
+        cert_sha256: [0; 32],
+        path: Arc::default(),
+    };
+    let named = |set: &ClientCa| Some(of(set, name.strip_prefix(&*set.name)?.strip_prefix(':')?));
+    if let Some(caller) = sets.iter().find_map(|set| named(set)) {
+        return Ok(caller);
+    }
+    match *sets {
+        [set] => Ok(of(set, name)),
+        [] => Err(Refusal::bad(format!("identity: nobody vouches at {}", site_name(site))).help("the site has no `client_ca`")),
+        _ => {
+            let choices: Vec<String> = sets.iter().map(|set| format!("{}:{name}", set.name)).collect();
+            Err(Refusal::bad("identity: several sets vouch here").help(format!("say which: {}", choices.join(" or "))))
         }
     }
 }

@@ -28,7 +28,7 @@ pub(super) enum Command {
         #[command(flatten)]
         format: output::Format,
     },
-    /// How a request would fare now: bans, guesses, every limit in order, and the rule that decides
+    /// How a request would fare now: bans, certificate and approval, guesses, every limit in order, and the rule that decides
     Explain(ExplainArgs),
 }
 

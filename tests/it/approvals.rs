@@ -339,3 +339,54 @@ fn bearing(request: http::request::Builder, token: &str) -> http::request::Build
 async fn visit(stage: &Stage, token: &str) -> String {
     Visitor::new(stage, [1, 1]).send(bearing(browser("GET", "/orders/17"), token), "").await.unwrap().told()
 }
+
+/// What `limits explain` says of a caller with this approval, and what the gateway answers him.
+async fn explained_and_answered(stage: &Stage, (id, token): (&str, &str), host: &str, path: &str) -> [String; 2] {
+    let ask = ["limits", "explain", "--client", "127.0.1.1", "--host", host, "--path", path, "--approval", id, "--json"];
+    let explained: Value = serde_json::from_str(&told(stage, &ask)).unwrap();
+    let verdict = explained["verdict"].as_str().unwrap();
+    assert_eq!(explained["passes"], verdict.starts_with("no limit refuses it"), "{explained}");
+    let request = browser("GET", path).header("doorward-approval", token);
+    let answer = Visitor::new(stage, [1, 1]).named(host).send(request, "").await.unwrap();
+    [verdict.to_owned(), answer.told()]
+}
+
+#[test]
+fn an_approval_is_explained_as_it_is_judged() {
+    let stage = open(&format!("{BASE}{SITES}"));
+    let (id, token) = approve(&stage, &["--path", "/orders/**"]);
+    let (elsewhere, elsewhere_token) = approve(&stage, &["--path", "/**", "--from", "192.0.2.0/24"]);
+    let (bound, bound_token) = approve(&stage, &["--path", "/**", "--identity", "acme:urn:acme:orders"]);
+    let (anywhere, anywhere_token) = approve(&stage, &["--path", "/**"]);
+    run(async {
+        let ask = async |approval, host, path, verdict: &str, answer: &str| {
+            let [explained, answered] = explained_and_answered(&stage, approval, host, path).await;
+            assert!(explained.starts_with(verdict), "{host}{path}: {explained}");
+            assert_eq!(answered, answer, "{host}{path}");
+        };
+        let own = (&*id, &*token);
+        ask(own, "localhost", "/orders/1", "no limit refuses it", "200").await;
+        ask(own, "localhost", "/home", "refused: bot-scope (outside", "403 bot-scope").await;
+        ask(own, "other.localhost", "/orders/1", "refused: bot-scope", "403 bot-scope").await;
+        ask(
+            (&elsewhere, &elsewhere_token),
+            "localhost",
+            "/echo",
+            "refused: bot-scope (outside the approval's source",
+            "403 bot-scope",
+        )
+        .await;
+        ask((&bound, &bound_token), "localhost", "/echo", "refused: approval-binding", "403 approval-binding").await;
+        ask((&anywhere, &anywhere_token), "localhost", "/reports/1", "refused: not-permitted", "403 not-permitted").await;
+
+        told(&stage, &["bans", "add", "127.0.1.1", "--reason", "abuse"]);
+        ask(own, "localhost", "/orders/1", "no limit refuses it", "200").await;
+        ask(own, "localhost", "/home", "refused: the client is banned", "403 banned").await;
+        told(&stage, &["approvals", "suspend", &id, "--reason", "audit"]);
+        ask(own, "localhost", "/orders/1", "refused: the client is banned", "403 banned").await;
+        told(&stage, &["bans", "lift", "127.0.1.1", "--reason", "over"]);
+        ask(own, "localhost", "/orders/1", "refused: approval-revoked (the approval is not active", "403 approval-revoked").await;
+        told(&stage, &["approvals", "revoke", &id, "--reason", "contract ended"]);
+        ask(own, "localhost", "/orders/1", "refused: approval-revoked", "403 approval-revoked").await;
+    });
+}

@@ -79,6 +79,11 @@ impl LiveApproval {
         Ok(())
     }
 
+    /// The certificate that it is bound to, by its SHA-256.
+    pub fn bound_certificate(&self) -> Option<[u8; 32]> {
+        self.cert_sha256
+    }
+
     /// Fails closed: a bound approval without a certificate that holds is somebody else's.
     fn is_bound_to(&self, identity: Option<&Identity>) -> bool {
         match (&self.record.terms.binding, identity) {
