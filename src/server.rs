@@ -141,7 +141,7 @@ impl Roof {
     fn start(path: &Path, options: Options) -> Result<Live, StartError> {
         let clock = options.clock.clone().unwrap_or_else(Clock::system);
         let now = clock.now();
-        let (loaded, found) = Prepared::load(path, None).map_err(StartError::Config)?;
+        let (loaded, found) = Prepared::load(path, None, now.wall).map_err(StartError::Config)?;
         let (mut prepared, warnings) = loaded.bind(found, None).map_err(StartError::Address)?;
         let config = Arc::clone(&prepared.config);
         if options.process && !warnings.list.is_empty() {
@@ -243,8 +243,8 @@ impl Roof {
     fn tell_expiring(&self, tls: &TlsState) {
         let wall = self.gateway.clock.now().wall;
         let due = self.expiring.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).due(tls.expiries(), wall);
-        for (path, at) in due {
-            self.gateway.events.emit(Event::CrlExpiring { path, at });
+        for file in due {
+            self.gateway.events.emit(expiry::event(file));
         }
     }
 
@@ -309,7 +309,7 @@ impl Roof {
         let room = self.reloading.lock().await;
         let roof = Arc::clone(self);
         let loaded = room
-            .attempt(move || Prepared::load(&roof.path, Some(&roof)))
+            .attempt(move || Prepared::load(&roof.path, Some(&roof), roof.gateway.clock.now().wall))
             .await
             .map_err(|error| format!("the configuration could not be read: {error}\n"))?;
         if self.draining.load(Ordering::SeqCst) {

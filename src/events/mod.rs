@@ -162,6 +162,13 @@ pub enum Event {
         path: PathBuf,
         at: Timestamp,
     },
+    /// A certificate that is served, vouches for clients or is shown to an application nears its end, or is past it.
+    CertificateExpiring {
+        /// `certificate` or `client-ca`.
+        kind: &'static str,
+        path: PathBuf,
+        at: Timestamp,
+    },
     UpstreamState {
         upstream: Name,
         server: String,

@@ -190,6 +190,11 @@ impl Event {
             Self::CrlExpiring { path, at } => {
                 Telling::new("crl.expiring", Warning, Count::Nothing).clauses(&["C7"]).path("path", path).time("at", *at)
             }
+            Self::CertificateExpiring { kind, path, at } => Telling::new("certificate.expiring", Warning, Count::Nothing)
+                .clauses(if *kind == "client-ca" { &["C3ii"] } else { &["C2"] })
+                .text("kind", kind)
+                .path("path", path)
+                .time("at", *at),
             Self::UpstreamState { upstream, server, healthy, cause } => {
                 let count = Count::UpstreamUp { upstream, server, up: *healthy };
                 Telling::new("upstream.state", if *healthy { Notice } else { Error }, count)

@@ -17,6 +17,7 @@ use crate::state::store::{Store, StoreError};
 use crate::tls::TlsState;
 use crate::upstream;
 
+use super::expiry;
 use super::prepare::cannot_open_admin;
 
 /// All upstream names together have this long to resolve.
@@ -42,9 +43,10 @@ pub enum Fault {
 /// `Ok` carries warnings.
 pub fn check(path: &Path) -> Result<(Arc<Config>, Diagnostics), Refused> {
     let (config, mut found) = config::load(path).map_err(|found| Refused { found, fault: Fault::Config })?;
-    if let Err(errors) = TlsState::prepare(&config, None) {
-        found.list.extend(errors);
-    }
+    found.list.extend(match TlsState::prepare(&config, None) {
+        Ok(tls) => expiry::warnings(&config, tls.expiries(), Clock::system().now().wall),
+        Err(errors) => errors,
+    });
     let good = !found.has_errors();
     found.list.extend(state(&config));
     let fault = if good && found.has_errors() { Fault::State } else { Fault::Config };

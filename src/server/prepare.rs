@@ -4,8 +4,10 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::Roof;
+use jiff::Timestamp;
+
 use super::watch::Prints;
+use super::{Roof, expiry};
 use crate::config::{self, Config, Diagnostic, Diagnostics, Located};
 use crate::gateway::listener::{self, ListenerKind, Sockets};
 use crate::tls::{self, TlsState};
@@ -25,7 +27,7 @@ pub(super) struct Prepared {
 impl Prepared {
     /// Loads and checks everything behind a config, and binds nothing: it may be done twice at once. Fails closed: with any error
     /// nothing comes of it.
-    pub fn load(path: &Path, live: Option<&Roof>) -> Result<(Self, Diagnostics), Diagnostics> {
+    pub fn load(path: &Path, live: Option<&Roof>, wall: Timestamp) -> Result<(Self, Diagnostics), Diagnostics> {
         let mut read = Prints::of(live.map_or_else(|| vec![path.to_path_buf()], Roof::files));
         let (mut config, mut found) = config::load(path)?;
         if read.add(&config.signer_keys) {
@@ -39,7 +41,10 @@ impl Prepared {
             found.list.extend(needs_restart(&snapshot.config, &config));
         }
         let tls = match TlsState::prepare(&config, snapshot.as_ref().map(|snapshot| &*snapshot.tls)) {
-            Ok(tls) => Some(Arc::new(tls)),
+            Ok(tls) => {
+                found.list.extend(expiry::warnings(&config, tls.expiries(), wall));
+                Some(Arc::new(tls))
+            }
             Err(errors) => {
                 found.list.extend(errors);
                 None

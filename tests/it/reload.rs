@@ -10,7 +10,7 @@ use doorward::cli::demo::pki::{LeafSpec, write_private};
 use doorward::cli::demo::stage::Stage;
 use serde_json::Value;
 
-use crate::support::process::{House, eventually, open_house};
+use crate::support::process::{House, eventually, lines_with, open_house};
 use crate::support::{BASE, LOGIN, NAMES, OPEN_SITE, Socket, Visitor, browser, doorward, event, open, rewrite, run, told};
 
 fn stage() -> Stage {
@@ -414,4 +414,52 @@ fn reloads_at_the_same_time_stand_in_line_and_each_prints_its_own_generation() {
     sorted.sort_unstable();
     assert_eq!(sorted, [2, 3, 4, 5, 6, 7]);
     assert_eq!(generation(&stage), 7);
+}
+
+#[test]
+fn certificates_and_crls_past_their_end_or_near_it_are_told_by_check_start_reload_and_event() {
+    let text = open_house().replace("hosts = [\"localhost\"]", "hosts = [\"localhost\"]\nclient_ca = [\"acme\"]");
+    let house = House::new(&text);
+    let certs = house.pki.folder.clone();
+    let serve = |from_days, until_days| {
+        let spec = LeafSpec { from_days, until_days, ..LeafSpec::server(NAMES).expect("a spec") };
+        house.pki.write("portal", &house.pki.server_ca.issue(&spec).expect("a leaf")).expect("writable");
+    };
+    let lists = |until_days| {
+        let list = |ca: &doorward::cli::demo::pki::Authority| ca.crl(7, &[66], until_days).expect("a CRL");
+        std::fs::write(certs.join("acme-ca.crl"), list(&house.pki.acme) + &list(&house.pki.unfit)).expect("writable");
+    };
+    let checked = || {
+        let check = house.doorward(&["check"]);
+        assert_eq!(check.status.code(), Some(0), "no error: what is expired is served");
+        String::from_utf8_lossy(&check.stderr).into_owned()
+    };
+    assert!(!checked().contains("expire"), "{}", checked());
+
+    serve(-30, -2);
+    lists(-2);
+    let expired = |said: &str| {
+        let certificate = format!("{} expired on ", certs.join("portal.crt").display());
+        let list = format!("{} expired on ", certs.join("acme-ca.crl").display());
+        assert!(said.contains(&certificate) && said.contains(&list) && said.contains("doorward.toml:"), "{said}");
+    };
+    expired(&checked());
+    let json: Value = serde_json::from_slice(&house.doorward(&["check", "--json"]).stdout).expect("JSON");
+    assert_eq!(json["ok"], true);
+    assert!(json["diagnostics"].to_string().contains("portal.crt expired on"), "{json}");
+    let gateway = house.start();
+    expired(&gateway.before);
+    let events = house.state().join("events.log");
+    let told = |event: &str, file: &str| eventually(event, || lines_with(&events, &[event, file]).pop());
+    assert!(told("certificate.expiring", "portal.crt").contains("\"kind\":\"certificate\""));
+    told("crl.expiring", "acme-ca.crl");
+
+    serve(-80, 10);
+    lists(30);
+    let reload = house.doorward(&["reload"]);
+    let said = String::from_utf8_lossy(&reload.stderr);
+    assert!(reload.status.success() && said.contains("portal.crt expires on ") && !said.contains("acme-ca.crl"), "{said}");
+    eventually("the new end", || (lines_with(&events, &["certificate.expiring", "portal.crt"]).len() == 2).then_some(()));
+    serve(-1, 90);
+    assert!(!checked().contains("expire"), "{}", checked());
 }

@@ -30,6 +30,8 @@ pub struct House {
 pub struct Process {
     child: Child,
     lines: mpsc::Receiver<String>,
+    /// What it said before its ready line.
+    pub before: String,
     pub https: SocketAddr,
     pub metrics: SocketAddr,
     certs: PathBuf,
@@ -106,7 +108,7 @@ impl House {
                         rest.split([' ', ',']).next().unwrap_or_default().parse().expect("an address")
                     };
                     let (https, metrics) = (after("https"), after("metrics"));
-                    return Ok(Process { child, lines, https, metrics, certs: self.pki.folder.clone() });
+                    return Ok(Process { child, lines, before: told, https, metrics, certs: self.pki.folder.clone() });
                 }
                 Ok(line) => told.push_str(&format!("{line}\n")),
                 Err(mpsc::RecvTimeoutError::Disconnected) => return Err((child.wait().expect("a child"), told)),
