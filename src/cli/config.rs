@@ -1,6 +1,7 @@
 //! `config`: schema, effective values, formatting. Needs no gateway.
 
 use std::io::Write;
+use std::os::unix::fs::{MetadataExt, fchown};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -52,13 +53,24 @@ fn format(path: &Path, check: bool) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Writes beside the file and renames, so that a gateway that watches it never reads half; links and mode are kept.
+/// Writes beside the file and renames, so that a gateway that watches it never reads half; links, owner, group and mode are kept.
+/// Fails closed: where they cannot be, the file stays as it was, since the gateway's user might not read the new one.
 fn replace(path: &Path, text: &str) -> std::io::Result<()> {
     let target = path.canonicalize()?;
     let folder = target.parent().unwrap_or(Path::new("/"));
     let mut file = tempfile::NamedTempFile::new_in(folder)?;
     file.write_all(text.as_bytes())?;
-    file.as_file().set_permissions(std::fs::metadata(&target)?.permissions())?;
+    let old = std::fs::metadata(&target)?;
+    let new = file.as_file().metadata()?;
+    if (new.uid(), new.gid()) != (old.uid(), old.gid()) {
+        fchown(file.as_file(), Some(old.uid()), Some(old.gid())).map_err(|error| {
+            let (owner, group) = (old.uid(), old.gid());
+            let told = format!("not formatted: its owner {owner} and group {group} cannot be kept ({error}); run this as root");
+            std::io::Error::new(error.kind(), told)
+        })?;
+    }
+    // Last, since a change of the owner takes bits of the mode away.
+    file.as_file().set_permissions(old.permissions())?;
     file.as_file().sync_all()?;
     file.persist(&target).map(drop).map_err(|error| error.error)
 }

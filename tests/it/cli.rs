@@ -1,6 +1,7 @@
 //! Every command of the manual against a live gateway: what it prints where, and how it ends.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -543,4 +544,38 @@ fn a_closed_pipe_is_no_failure() {
     run(async {
         assert_eq!(Visitor::new(&stage, [12, 9]).send(browser("GET", "/public"), "").await.expect("it lives").status, 200)
     });
+}
+
+/// Only root can give a file away.
+#[test]
+fn formatting_leaves_a_file_to_its_owner_and_group_or_leaves_it_alone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("doorward.toml");
+    std::fs::write(&file, "workers   =   2\n").expect("writable");
+    std::fs::set_permissions(&file, PermissionsExt::from_mode(0o640)).expect("a mode");
+    let whose = || {
+        let found = std::fs::metadata(&file).expect("it is there");
+        (found.uid(), found.gid(), found.mode() & 0o7777)
+    };
+    if std::os::unix::fs::chown(&file, Some(0), Some(65534)).is_err() {
+        return eprintln!("skipped: this user gives no file away");
+    }
+    let formatted = run_binary(&file, &["config", "fmt"]);
+    assert!(formatted.status.success(), "{}", err(&formatted));
+    assert_eq!(std::fs::read_to_string(&file).expect("a file"), "workers = 2\n");
+    assert_eq!(whose(), (0, 65534, 0o640));
+
+    std::fs::write(&file, "workers   =   2\n").expect("writable");
+    std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o777)).expect("a mode");
+    let binary = folder.path().join("doorward");
+    // Where anybody may run it. No copy where a link will do: a program that was just written may be busy.
+    let built = env!("CARGO_BIN_EXE_doorward");
+    std::fs::hard_link(built, &binary).or_else(|_| std::fs::copy(built, &binary).map(drop)).expect("the built binary");
+    let by_nobody = Command::new(&binary).arg("--config").arg(&file).args(["config", "fmt"]).uid(65534).gid(65534).output();
+    let refused = by_nobody.expect("it runs");
+    assert_eq!((refused.status.code(), out(&refused).as_str()), (Some(1), ""), "{}", err(&refused));
+    assert!(err(&refused).contains("doorward.toml") && err(&refused).contains("owner"), "{}", err(&refused));
+    assert_eq!((std::fs::read_to_string(&file).expect("a file").as_str(), whose()), ("workers   =   2\n", (0, 65534, 0o640)));
+    let left = std::fs::read_dir(folder.path()).expect("a folder").count();
+    assert_eq!(left, 2, "nothing is left beside it");
 }
