@@ -16,7 +16,7 @@ use crate::policy::approval::{Approval, ApprovalUse};
 use crate::policy::ban::BanAnswer;
 use crate::policy::bot::BotClass;
 use crate::policy::decide::BanFact;
-use crate::policy::login::AccountKey;
+use crate::policy::login::{AccountKey, ExactAccount, LoginRule};
 use crate::policy::route::{HostPattern, canonical_host};
 use crate::policy::{ApprovalFact, ApprovalFault, CanonicalPath, CertFact, Denial, Facts, Identity, LiveApproval, Route, Site};
 use crate::state::guesses::Guesser;
@@ -55,6 +55,8 @@ struct Question<'a> {
     /// As the gateway would judge the approval's token.
     approval: ApprovalFact,
     account: Option<AccountKey>,
+    /// The account as an attempt would name it; where the request is none, as no attempt does.
+    exact: Option<ExactAccount>,
 }
 
 impl<'a> Question<'a> {
@@ -88,7 +90,12 @@ impl<'a> Question<'a> {
             site,
             approval: ApprovalFact::Absent,
             account,
+            exact: None,
         };
+        question.exact = asked.account.as_deref().map(|name| {
+            let rule = question.login().map_or("", |rule| &*rule.name);
+            ExactAccount::new(&question.host, rule, name.as_bytes())
+        });
         if let Some(record) = approval {
             question.approval = question.judged(record, now);
         }
@@ -179,7 +186,9 @@ impl<'a> Question<'a> {
             let holds = ban.always || !(explains && proven);
             held("client", ban, holds)
         });
-        let identity = self.proven().and_then(|key| admin.bans.of_identity(key, now)).map(|ban| held("identity", ban, true));
+        let keys = [self.caller.as_deref().map(|caller| &caller.key), self.held().map(|approval| &approval.id)];
+        let identity = keys.into_iter().flatten().filter_map(|key| admin.bans.of_identity(key, now)).max_by_key(|ban| ban.until);
+        let identity = identity.map(|ban| held("identity", ban, true));
         let account = self.account.as_ref().and_then(|account| admin.bans.of_account(account, now));
         let account = account.map(|ban| held("account", ban, self.is_login()));
         [client, identity, account].into_iter().flatten().collect()
@@ -191,8 +200,8 @@ impl<'a> Question<'a> {
 
     /// `None` where no account is named, or its budget does not hold this caller.
     fn account_guesses(&self, admin: &Admin, now: Now) -> Option<GuessesLeft> {
-        let account = self.account.as_ref()?;
-        admin.guesses.peek_account(&self.guesser(), account, now).map(GuessesLeft::of)
+        let (account, exact) = self.account.as_ref().zip(self.exact.as_ref())?;
+        admin.guesses.peek_account(&self.guesser(), account, exact, now).map(GuessesLeft::of)
     }
 
     fn guesser(&self) -> Guesser {
@@ -213,7 +222,11 @@ impl<'a> Question<'a> {
     }
 
     fn is_login(&self) -> bool {
-        self.route.is_some_and(|route| self.site.attempts(route, &self.method, &self.path).next().is_some())
+        self.login().is_some()
+    }
+
+    fn login(&self) -> Option<&LoginRule> {
+        self.site.attempts(self.route?, &self.method, &self.path).next().map(|rule| &**rule)
     }
 
     /// Whether it passes, the rule that decides, and the sentence; in the order in which the gateway checks.
@@ -242,9 +255,6 @@ impl<'a> Question<'a> {
         if let Some(Denial { reason, cause, .. }) = denial {
             return (false, Some(reason.code().to_owned()), format!("refused: {} ({cause})", reason.code()));
         }
-        if let Some(limit) = limits.iter().find(refuses) {
-            return spent(limit);
-        }
         if self.is_login() {
             let guesses_decide = |told: String| (false, Some("guesses".to_owned()), told);
             if guesses.left == 0 {
@@ -253,6 +263,9 @@ impl<'a> Question<'a> {
             if let Some(spent) = account_guesses.filter(|guesses| guesses.left == 0) {
                 return guesses_decide(format!("refused: the account's guess budget of {} is spent", spent.limit));
             }
+        }
+        if let Some(limit) = limits.iter().find(refuses) {
+            return spent(limit);
         }
         match limits.iter().filter(|limit| enforced(limit)).min_by_key(|limit| limit.remaining) {
             Some(limit) => (

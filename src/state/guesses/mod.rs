@@ -201,10 +201,10 @@ impl GuessLedger {
         (failed, entries.len().saturating_sub(failed), budget.failures)
     }
 
-    /// The same of an account, whoever guessed at it. `None`: the guesser had a recent success on it, and is not held by its
-    /// budget.
-    pub fn peek_account(&self, who: &Guesser, account: &AccountKey, now: Now) -> Option<(u32, u32, u32)> {
-        if self.successes.recent(who, account, now) {
+    /// The same of an account, whoever guessed at it. `None`: the guesser had a recent success on it as it would be named, and
+    /// is not held by its budget.
+    pub fn peek_account(&self, who: &Guesser, account: &AccountKey, exact: &ExactAccount, now: Now) -> Option<(u32, u32, u32)> {
+        if self.successes.recent(who, exact, now) {
             return None;
         }
         let budget = self.budgets().per_account;

@@ -416,13 +416,13 @@ fn what_an_account_has_left_is_told_to_whom_its_budget_holds() {
     bench.guess(&client("192.0.2.2"), "bob", LoginOutcome::Failed);
     let flying = bench.reserve(&client("192.0.2.3"), "ann").expect("room");
     let stranger = client("192.0.2.4");
-    assert_eq!(bench.ledger.peek_account(&stranger, &ann, bench.now()), Some((1, 2, 3)));
+    assert_eq!(bench.ledger.peek_account(&stranger, &ann, &attempt("ann", None).exact, bench.now()), Some((1, 2, 3)));
     assert!(bench.refused(&stranger, "ann").is_some());
-    assert_eq!(bench.ledger.peek_account(&owner, &ann, bench.now()), None);
+    assert_eq!(bench.ledger.peek_account(&owner, &ann, &attempt("ann", None).exact, bench.now()), None);
     assert!(bench.refused(&owner, "ann").is_none());
     flying.settle(LoginOutcome::Unsent, bench.now());
     bench.clock.advance(61 * MINUTE);
-    assert_eq!(bench.ledger.peek_account(&stranger, &ann, bench.now()), Some((0, 0, 3)));
+    assert_eq!(bench.ledger.peek_account(&stranger, &ann, &attempt("ann", None).exact, bench.now()), Some((0, 0, 3)));
 }
 
 #[test]
