@@ -56,7 +56,7 @@ const NAMED_EVERY: usize = 64;
 
 /// Names that applications and frameworks take as said by their proxy; a prefix stands for all names that start so.
 /// Every byte of a name but letters and digits counts as `-`, as CGI and its heirs fold them.
-const PROTECTED_PREFIXES: [&str; 20] = [
+const PROTECTED_PREFIXES: [&str; 26] = [
     "x-forwarded",
     "doorward-",
     "client-cert",
@@ -67,12 +67,18 @@ const PROTECTED_PREFIXES: [&str; 20] = [
     "ssl-client",
     "x-real-ip",
     "x-client-ip",
+    "client-ip",
+    "proxy-client-ip",
+    "wl-proxy-client-ip",
+    "x-originating-ip",
+    "x-host",
+    "x-url-scheme",
     "x-cluster-client-ip",
     "true-client-ip",
     "cf-connecting-ip",
     "fastly-client-ip",
     "remote-user",
-    "x-remote-user",
+    "x-remote-",
     "x-auth-request-",
     // What is decided on is the method of the request line.
     "x-http-method",
@@ -333,12 +339,15 @@ fn is_unwanted(name: &HeaderName) -> bool {
     // Nearly every header that browsers send is let through by its first letter.
     match text.as_bytes().first() {
         Some(b'c') => *name == CONNECTION || is_protected(text) || is_alias(name, &CONTENT_LENGTH),
-        Some(b'd' | b'f' | b'r' | b's' | b'x') => is_protected(text),
+        Some(b'd' | b'f' | b'r' | b's' | b'w' | b'x') => is_protected(text),
         Some(b'e') => *name == EXPECT,
         Some(b'h') => text == "http2-settings",
         Some(b'k') => *name == KEEP_ALIVE,
         // `Proxy` alone becomes HTTP_PROXY in CGI's environment.
-        Some(b'p') => *name == PROXY_AUTHORIZATION || *name == PROXY_CONNECTION || *name == PROXY_AUTHENTICATE || text == "proxy",
+        Some(b'p') => {
+            let ends = *name == PROXY_AUTHORIZATION || *name == PROXY_CONNECTION || *name == PROXY_AUTHENTICATE;
+            ends || text == "proxy" || is_protected(text)
+        }
         Some(b't') => *name == TE || *name == TRAILER || is_folded(name, &TRANSFER_ENCODING) || is_protected(text),
         Some(b'u') => *name == UPGRADE,
         _ => false,

@@ -130,6 +130,16 @@ fn trap_spoofed_identity_headers_are_removed_under_every_alias() {
         "Remote-User",
         "remote_user",
         "X-Remote-User",
+        "X-Remote-Addr",
+        "x_remote_ip",
+        "Client-IP",
+        "client_ip",
+        "Proxy-Client-IP",
+        "WL-Proxy-Client-IP",
+        "wl.proxy.client.ip",
+        "X-Originating-IP",
+        "X-Host",
+        "X-URL-Scheme",
         "X-Auth-Request-Email",
         "x_auth_request_groups",
         "X-HTTP-Method-Override",
@@ -139,6 +149,14 @@ fn trap_spoofed_identity_headers_are_removed_under_every_alias() {
         let mut headers = map(&[(name, "spoofed"), (name, "twice"), ("accept", "*/*")]);
         strip_request(&mut headers);
         assert_eq!(headers, map(&[("accept", "*/*")]), "{name}");
+    }
+}
+
+#[test]
+fn no_protected_name_is_let_through_by_its_first_letter() {
+    for name in PROTECTED_PREFIXES {
+        let name = format!("{name}{}", if name.ends_with('-') { "x" } else { "" });
+        assert!(is_unwanted(&HeaderName::from_bytes(name.as_bytes()).unwrap()), "{name}");
     }
 }
 
