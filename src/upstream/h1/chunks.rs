@@ -8,7 +8,7 @@ use super::head::{Lines, trailers};
 
 /// Bytes of all the chunk extensions of a body, and of its trailers: nobody needs any.
 const MAX_EXTENSIONS: usize = 16 * 1024;
-const MAX_TRAILERS: usize = 16 * 1024;
+pub(super) const MAX_TRAILERS: usize = 16 * 1024;
 
 /// Where in a chunked body the next byte stands.
 pub(super) struct Chunks {
@@ -107,10 +107,12 @@ impl Chunks {
     }
 
     fn take_trailers(&mut self, bytes: &mut BytesMut) -> Result<Piece, Fault> {
-        let Some(end) = self.lines.end(bytes)? else {
-            let full = bytes.len() >= MAX_TRAILERS;
-            return if full { Err(Fault::Malformed("its trailers are too large")) } else { Ok(Piece::Short) };
-        };
+        let end = self.lines.end(bytes)?;
+        // However they arrive: where the end is not here yet, it comes behind all that is.
+        if end.unwrap_or(bytes.len() + 1) > MAX_TRAILERS {
+            return Err(Fault::Malformed("its trailers are too large"));
+        }
+        let Some(end) = end else { return Ok(Piece::Short) };
         let block = bytes.split_to(end).freeze();
         self.at = At::End;
         if block.len() == b"\r\n".len() { Ok(Piece::End(None)) } else { trailers(&block).map(|fields| Piece::End(Some(fields))) }

@@ -39,6 +39,7 @@ pub use relay::Relayed;
 
 /// Bytes of the head of a response.
 const MAX_HEAD: usize = 64 * 1024;
+const TOO_LARGE: Fault = Fault::Malformed("its head is too large");
 /// Responses before the response (1xx).
 const MAX_INTERIM: usize = 128;
 
@@ -204,6 +205,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         loop {
             if let Some(end) = lines.end_of_head(&self.inbox.bytes)? {
                 *lines = Lines::default();
+                if end > MAX_HEAD {
+                    return Poll::Ready(Err(TOO_LARGE));
+                }
                 return Poll::Ready(Head::parse(
                     self.inbox.bytes.split_to(end).freeze(),
                     std::mem::take(fields),
@@ -211,7 +215,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
                 ));
             }
             if self.inbox.bytes.len() >= MAX_HEAD {
-                return Poll::Ready(Err(Fault::Malformed("its head is too large")));
+                return Poll::Ready(Err(TOO_LARGE));
             }
             let read = ready!(self.inbox.poll_fill(&mut self.io, cx, None))?;
             if read == 0 {

@@ -335,6 +335,32 @@ fn trap_ambiguous_framing_is_refused_or_cut_and_never_guessed() {
 }
 
 #[test]
+fn a_bound_on_size_holds_however_the_bytes_are_split() {
+    let padded = |start: &str, end: &str, size: usize| format!("{start}{}{end}", "y".repeat(size - start.len() - end.len()));
+    let head = |size| padded("HTTP/1.1 204 No\r\nX: ", "\r\n\r\n", size);
+    let trailers =
+        |size| format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n{}", padded("X: ", "\r\n\r\n", size));
+    for (bytes, whole) in [
+        (head(MAX_HEAD), true),
+        (head(MAX_HEAD + 1), false),
+        (trailers(chunks::MAX_TRAILERS), true),
+        (trailers(chunks::MAX_TRAILERS + 1), false),
+    ] {
+        // What was read before lets the first read take all of it.
+        for split in [1, 1000, bytes.len() - 1, bytes.len()] {
+            let mut connection =
+                Connection::new(Peer::new(bytes.as_bytes().chunks(split).map(Bytes::copy_from_slice), Then::End));
+            connection.inbox.stride = MOST_READ;
+            let outcome = block_on(async {
+                let mut response = connection.exchange(Box::new(request("GET")), None).await.ok()?;
+                Some(read(&mut response).await.0)
+            });
+            assert_eq!(matches!(outcome, Some(Outcome::Whole { .. })), whole, "{} in pieces of {split}", bytes.len());
+        }
+    }
+}
+
+#[test]
 fn a_101_becomes_a_tunnel_with_what_was_read_behind_it() {
     let peer = Peer::once(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: toy\r\n\r\nhello");
     let said = block_on(async {
