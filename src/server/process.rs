@@ -10,9 +10,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Bound, Roof};
 use crate::admin::times;
+use crate::events::Event;
 
 /// A line for stderr is waited for no longer.
 const SAYING: Duration = Duration::from_millis(500);
+/// And after a second signal each of its parts no longer: workers that let go, logs that are written, the last line.
+const AT_ONCE: Duration = Duration::from_millis(200);
 
 /// Says on stderr and to the service manager that every listener accepts.
 pub(super) fn announce(bound: &Bound, generation: u64) {
@@ -49,13 +52,17 @@ pub(super) fn say_reloaded(outcome: Result<Vec<String>, String>) {
 
 /// In one piece: logs may go the same way. A reader that is stuck holds up nothing, and who closed stderr does not wait for it.
 fn say(line: String) {
+    say_within(line, SAYING);
+}
+
+fn say_within(line: String, patience: Duration) {
     let (done, written) = mpsc::channel();
     let writing = std::thread::Builder::new().spawn(move || {
         let _ = anstream::stderr().write_all(line.as_bytes());
         let _ = done.send(());
     });
     if writing.is_ok() {
-        let _ = written.recv_timeout(SAYING);
+        let _ = written.recv_timeout(patience);
     }
 }
 
@@ -89,12 +96,11 @@ pub(super) fn say_on_stderr() {
 pub(super) fn watch_signals(roof: &Arc<Roof>, stop: &CancellationToken) -> std::io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     for kind in [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit()] {
-        let (mut signals, stop, slots) = (signal(kind)?, stop.clone(), Arc::clone(&roof.slots));
+        let (mut signals, stop, roof) = (signal(kind)?, stop.clone(), Arc::clone(roof));
         tokio::spawn(async move {
             while signals.recv().await.is_some() {
                 if stop.is_cancelled() {
-                    say(format!("doorward stopped: by a second signal, {} cut\n", connections(slots.open())));
-                    std::process::exit(1);
+                    end_at_once(&roof);
                 }
                 stop.cancel();
             }
@@ -113,6 +119,16 @@ pub(super) fn watch_signals(roof: &Arc<Roof>, stop: &CancellationToken) -> std::
         }
     });
     Ok(())
+}
+
+/// Whoever holds it up, and however: what was under way and the end itself are told as far as that goes in no time.
+fn end_at_once(roof: &Roof) -> ! {
+    let cut = roof.slots.open();
+    roof.crew.abandon(AT_ONCE);
+    roof.gateway.events.emit(Event::Stopped { cut });
+    roof.gateway.events.flush(AT_ONCE);
+    say_within(format!("doorward stopped: by a second signal, {} cut\n", connections(cut)), AT_ONCE);
+    std::process::exit(1);
 }
 
 #[cfg(test)]

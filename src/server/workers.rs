@@ -1,5 +1,6 @@
 //! The crew: one thread a worker, each with its own current-thread runtime and its own listeners.
 
+use std::convert::Infallible;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
@@ -23,6 +24,10 @@ const BEAT: Duration = Duration::from_millis(100);
 pub struct Crew {
     desks: Mutex<Vec<mpsc::UnboundedSender<Door>>>,
     threads: Mutex<Vec<JoinHandle<usize>>>,
+    /// Has every worker drop what it holds.
+    let_go: CancellationToken,
+    /// Hears nothing, and hangs up with the last worker.
+    at_work: Mutex<std::sync::mpsc::Receiver<Infallible>>,
 }
 
 /// One socket for one worker to serve.
@@ -36,18 +41,24 @@ impl Crew {
     /// Starts the threads; they serve nothing yet.
     pub fn start(count: usize, gateway: &Arc<Gateway>, slots: &Arc<Slots>) -> io::Result<Self> {
         let (mut desks, mut threads) = (Vec::new(), Vec::new());
+        let (present, at_work) = std::sync::mpsc::channel();
+        let let_go = CancellationToken::new();
         for id in 0..count {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let (desk, doors) = mpsc::unbounded_channel();
             let worker = Arc::new(Worker::new(id, Arc::clone(gateway)));
-            let slots = Arc::clone(slots);
-            let thread = std::thread::Builder::new()
-                .name(format!("doorward-{id}"))
-                .spawn(move || runtime.block_on(work(worker, slots, doors)))?;
+            let (slots, let_go, present) = (Arc::clone(slots), let_go.clone(), present.clone());
+            let thread = std::thread::Builder::new().name(format!("doorward-{id}")).spawn(move || {
+                let cut = runtime.block_on(work(worker, slots, doors, let_go));
+                // Connections go with it, and tell what they have to tell.
+                drop(runtime);
+                drop(present);
+                cut
+            })?;
             desks.push(desk);
             threads.push(thread);
         }
-        Ok(Self { desks: Mutex::new(desks), threads: Mutex::new(threads) })
+        Ok(Self { desks: Mutex::new(desks), threads: Mutex::new(threads), let_go, at_work: Mutex::new(at_work) })
     }
 
     /// Hands each worker its socket of one address.
@@ -64,6 +75,13 @@ impl Crew {
         let threads = std::mem::take(&mut *held(&self.threads));
         threads.into_iter().map(|thread| thread.join().unwrap_or(0)).sum()
     }
+
+    /// Has the threads drop everything that is under way, each exchange with its record, and end. Waits so long at most.
+    pub fn abandon(&self, within: Duration) {
+        self.let_go.cancel();
+        // One that is stuck is left where it is.
+        let _ = held(&self.at_work).recv_timeout(within);
+    }
 }
 
 fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -71,8 +89,9 @@ fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Serves and reviews: a review that panics takes the worker with it, rather than let anybody stay unseen.
-async fn work(worker: Arc<Worker>, slots: Arc<Slots>, doors: mpsc::UnboundedReceiver<Door>) -> usize {
+async fn work(worker: Arc<Worker>, slots: Arc<Slots>, doors: mpsc::UnboundedReceiver<Door>, let_go: CancellationToken) -> usize {
     tokio::select! {
+        () = let_go.cancelled() => 0,
         cut = serve(&worker, slots, doors) => cut,
         never = worker.review() => match never {},
     }

@@ -132,6 +132,57 @@ fn a_second_signal_ends_it_at_once() {
 }
 
 #[test]
+fn a_second_signal_tells_the_end_and_every_request_under_way() {
+    let house = house("10m");
+    let mut gateway = house.start();
+    house.portal.mood.login_delay.store(600_000, Ordering::SeqCst);
+    run(async {
+        let slow = gateway.visitor([7, 3]);
+        let _in_flight = tokio::spawn(async move { slow.sign_in(ACCOUNT.0, ACCOUNT.1).await.map(drop) });
+        let mut deaf = gateway.visitor([7, 5]).tls().await.expect("a connection");
+        deaf.write_all(b"GET /download?mib=512 HTTP/1.1\r\nHost: localhost\r\n\r\n").await.expect("a request");
+        assert!(deaf.read(&mut [0; 512]).await.expect("it begins") > 0);
+        while house.portal.seen.attempts.load(Ordering::SeqCst) < 1 {
+            tokio::task::yield_now().await;
+        }
+        gateway.signal("TERM");
+        gateway.says("doorward draining: ");
+        gateway.signal("TERM");
+        let second = std::time::Instant::now();
+        assert_eq!(gateway.ended().code(), Some(1));
+        assert!(second.elapsed() < std::time::Duration::from_secs(2), "at once: {:?}", second.elapsed());
+    });
+    gateway.says("doorward stopped: by a second signal, 2 connections cut");
+    assert_eq!(cut(&house), 2);
+    let access = house.state().join("access.log");
+    assert_eq!(lines_with(&access, &["\"/login\"", "127.0.7.3"]).len(), 1, "{}", house.log("access.log"));
+    assert_eq!(lines_with(&access, &["\"/download\"", "\"cut\":true"]).len(), 1, "{}", house.log("access.log"));
+}
+
+#[test]
+fn a_second_signal_waits_for_no_log_that_takes_nothing() {
+    let text = open_house().replace("drain = \"2s\"", "drain = \"10m\"");
+    let house = House::new(&text.replace("access = \"{state}/access.log\"", "access = \"{state}/../pipe\""));
+    assert!(Command::new("mkfifo").arg(house.folder.path().join("pipe")).status().expect("mkfifo runs").success());
+    let mut gateway = house.start();
+    run(async {
+        let mut socket = Socket::open(gateway.visitor([7, 8]).tls().await.expect("a connection")).await;
+        socket.echo("open").await.expect("an echo");
+        let mut line = gateway.visitor([7, 1]).line().await.expect("a connection");
+        // More than a pipe holds, so that the writer of the logs hangs.
+        for _ in 0..400 {
+            assert_eq!(line.send(browser("GET", "/public"), "").await.expect("an answer").status, 200);
+        }
+        gateway.signal("TERM");
+        gateway.says("doorward draining: ");
+        gateway.signal("INT");
+        let second = std::time::Instant::now();
+        assert_eq!(gateway.ended().code(), Some(1));
+        assert!(second.elapsed() < std::time::Duration::from_secs(2), "at once: {:?}", second.elapsed());
+    });
+}
+
+#[test]
 fn int_and_quit_drain_as_term_does() {
     let house = house("2s");
     for name in ["INT", "QUIT"] {
