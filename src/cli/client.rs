@@ -94,7 +94,8 @@ async fn exchange(socket: &Path, method: Method, path: &str, body: Bytes) -> Res
 fn unreachable(socket: &Path, error: &std::io::Error) -> Failure {
     let cure = match error.kind() {
         ErrorKind::NotFound => {
-            "no gateway runs with this config here; start it with `doorward run`, or name its socket with --admin"
+            "no gateway runs with this config here; start it with `doorward run`\n  \
+             if `state_dir` or `listen.admin` was edited since its start, name its old socket with --admin SOCKET"
         }
         ErrorKind::ConnectionRefused => "the gateway that made this socket has ended; start it with `doorward run`",
         ErrorKind::PermissionDenied => "be the gateway's user, of its group, or root",

@@ -579,3 +579,18 @@ fn formatting_leaves_a_file_to_its_owner_and_group_or_leaves_it_alone() {
     let left = std::fs::read_dir(folder.path()).expect("a folder").count();
     assert_eq!(left, 2, "nothing is left beside it");
 }
+
+#[test]
+fn a_state_dir_edited_since_the_start_is_named_where_nobody_answers() {
+    let stage = stage();
+    let good = std::fs::read_to_string(&stage.config).expect("a config");
+    std::fs::write(&stage.config, good.replace("/state\"\nworkers", "/state2\"\nworkers")).expect("writable");
+    for command in [&["status"][..], &["reload"], &["bans", "list"]] {
+        let output = doorward(&stage, command);
+        let said = err(&output);
+        assert_eq!(output.status.code(), Some(69), "{command:?}: {said}");
+        for part in ["`state_dir`", "`listen.admin`", "--admin", "doorward run"] {
+            assert!(said.contains(part), "{command:?}: {part} in {said}");
+        }
+    }
+}
