@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{self, Admin, Control, TakenOver};
 use crate::clock::{Clock, Now};
 use crate::config::{Config, Diagnostics};
-use crate::events::{Event, Events};
+use crate::events::{Event, Events, LogError};
 use crate::gateway::listener::{ListenerKind, Slots, Sockets};
 use crate::gateway::{Gateway, Snapshot, State};
 use crate::state::accounts::Successes;
@@ -212,8 +212,8 @@ impl Roof {
             let (id, reason) = (id.clone(), Some("its signatures no longer suffice".to_owned()));
             gateway.events.emit(Event::ApprovalChanged { id, action: "suspended", by: "config".to_owned(), reason });
         }
-        if let Err(error) = gateway.events.reconfigure(&config.log) {
-            gateway.events.emit(Event::StoreFailed { action: "log", error: error.to_string() });
+        if let Err(LogError { path, error }) = gateway.events.reconfigure(&config.log) {
+            gateway.events.emit(Event::LogFailed { path: path.display().to_string(), error: error.to_string() });
         }
         self.take_over_upstreams(&upstreams);
         let policy = Arc::clone(policy);

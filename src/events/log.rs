@@ -325,10 +325,23 @@ impl Scribe {
         self.metrics.write_error();
         if failed.first {
             tracing::error!(target: "doorward", "the log {} cannot be written: {}", failed.name, failed.error);
-            let event = Event::StoreFailed { action: "log", error: format!("{}: {}", failed.name, failed.error) };
-            self.metrics.count(&event.telling().count);
+            let event = Event::LogFailed { path: failed.name, error: failed.error.to_string() };
             self.event(&event, self.clock.now().wall);
         }
+    }
+}
+
+/// A log file that cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {error}", path.display())]
+pub struct LogError {
+    pub path: PathBuf,
+    pub error: io::Error,
+}
+
+impl From<LogError> for io::Error {
+    fn from(failed: LogError) -> Self {
+        Self::new(failed.error.kind(), failed.to_string())
     }
 }
 
@@ -341,7 +354,7 @@ struct WriteFailed {
 
 impl Targets {
     /// Opens what the config names. Errors name the file.
-    pub(super) fn open(log: &Log) -> io::Result<Self> {
+    pub(super) fn open(log: &Log) -> Result<Self, LogError> {
         let access = Some(Output::open(&log.access)?);
         let events =
             if log.events == log.access { EventTarget::WithAccess } else { EventTarget::Own(Output::open(&log.events)?) };
@@ -392,7 +405,7 @@ impl Targets {
 }
 
 impl Output {
-    fn open(target: &LogTarget) -> io::Result<Self> {
+    fn open(target: &LogTarget) -> Result<Self, LogError> {
         let (path, inner) = match target {
             LogTarget::Stdout => (None, Inner::Stdout(io::stdout())),
             LogTarget::File(path) => (Some(path.clone()), Inner::File(append(path)?)),
@@ -437,7 +450,7 @@ impl Output {
                 self.torn = false;
                 self.go_on_with(&rest.unwrap_or_default())
             }
-            Err(error) => Err(WriteFailed { name: self.name(), error, first: true }),
+            Err(LogError { error, .. }) => Err(WriteFailed { name: self.name(), error, first: true }),
         }
     }
 
@@ -469,7 +482,7 @@ impl Write for Inner {
     }
 }
 
-pub(super) fn append(path: &Path) -> io::Result<File> {
+pub(super) fn append(path: &Path) -> Result<File, LogError> {
     let mut options = OpenOptions::new();
     // A named pipe without a reader would hold whoever opens it for writing alone: a start, a reload.
     if std::fs::metadata(path).is_ok_and(|found| found.file_type().is_fifo()) {
@@ -477,7 +490,7 @@ pub(super) fn append(path: &Path) -> io::Result<File> {
     } else {
         options.append(true).create(true).mode(0o640)
     };
-    options.open(path).map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+    options.open(path).map_err(|error| LogError { path: path.to_owned(), error })
 }
 
 #[cfg(test)]
@@ -584,7 +597,8 @@ mod tests {
             writer.flush(Duration::from_secs(10));
         }
         let lines: Vec<String> = std::iter::from_fn(|| lines.try_recv().ok()).collect();
-        assert_eq!(lines.iter().filter(|line| line.contains("store.failed")).count(), 1, "{lines:?}");
+        assert_eq!(lines.iter().filter(|line| line.contains("log.failed")).count(), 1, "{lines:?}");
+        assert!(metrics.render().contains("doorward_store_failures_total 0\n"), "the store is healthy");
         assert_eq!(lines.iter().filter(|line| line.contains("gateway.stopped")).count(), 3);
     }
 }

@@ -127,7 +127,7 @@ impl Metrics {
                 "log_lines_dropped",
                 "Log lines dropped because the writer was behind or its target took no more",
             ),
-            write_errors: counter(&mut registry, "log_write_errors", "Log writes that failed"),
+            write_errors: counter(&mut registry, "log_write_errors", "Logs that could not be written or opened"),
             registry,
         };
         for outcome in [LoginOutcome::Ok, LoginOutcome::Failed, LoginOutcome::Fault, LoginOutcome::Unsent] {

@@ -19,6 +19,8 @@ use http::HeaderValue;
 use http::uri::PathAndQuery;
 use jiff::Timestamp;
 
+pub use log::LogError;
+
 use crate::clock::Clock;
 use crate::config::Log;
 use crate::net::ClientAddr;
@@ -179,6 +181,12 @@ pub enum Event {
         action: &'static str,
         error: String,
     },
+    /// A log that cannot be written or opened. Lines wait, or are dropped and counted.
+    LogFailed {
+        /// `-` is stdout.
+        path: String,
+        error: String,
+    },
     LogDropped {
         lines: u64,
     },
@@ -320,9 +328,9 @@ impl Events {
     }
 
     /// Switches targets and format after a reload; an error leaves the old ones.
-    pub fn reconfigure(&self, log: &Log) -> io::Result<()> {
+    pub fn reconfigure(&self, log: &Log) -> Result<(), LogError> {
         if let Some(writer) = &self.0.writer {
-            writer.switch(log::Targets::open(log)?);
+            writer.switch(log::Targets::open(log).inspect_err(|_| self.0.metrics.write_error())?);
         }
         Ok(())
     }
@@ -383,7 +391,7 @@ impl RequestRecord {
 }
 
 /// Whether a log file can be opened; makes it when it is missing. Never waits, also not on a named pipe. Errors name the file.
-pub fn probe(path: &std::path::Path) -> io::Result<()> {
+pub fn probe(path: &std::path::Path) -> Result<(), LogError> {
     log::append(path).map(drop)
 }
 

@@ -207,6 +207,10 @@ impl Event {
                 .clauses(&["O11", "C13"])
                 .text("action", action)
                 .text("error", error),
+            // The writer counts each failed write; this event tells the first of a run.
+            Self::LogFailed { path, error } => {
+                Telling::new("log.failed", Error, Count::Nothing).clauses(&["O17"]).text("path", path).text("error", error)
+            }
             // The writer counts each line as it drops it; this event only says so.
             Self::LogDropped { lines } => {
                 Telling::new("log.dropped", Error, Count::Nothing).clauses(&["O17"]).number("lines", *lines)

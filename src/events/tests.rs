@@ -279,6 +279,7 @@ fn a_log_that_cannot_be_opened_is_named_and_the_old_one_lives_on() {
     let events = Events::open(&to_files(&access, &access)).unwrap();
     let missing = folder.path().join("missing/access.log");
     let error = events.reconfigure(&to_files(&missing, &access)).unwrap_err();
+    assert!(events.metrics().render().contains("doorward_log_write_errors_total 1\n"));
     assert!(error.to_string().contains("missing/access.log"), "{error}");
     events.emit(Event::Stopped { cut: 0 });
     events.reconfigure(&Log { format: LogFormat::Combined, ..to_files(&other, &other) }).unwrap();

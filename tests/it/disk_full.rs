@@ -100,9 +100,13 @@ fn an_access_log_that_cannot_be_written_is_told_once_and_goes_on_when_it_can() {
     }
     let told = gateway.says("access.log cannot be written");
     // The event is the only one, before or behind that line.
-    let told = format!("{told}{}", if told.contains("store.failed") { String::new() } else { gateway.says("store.failed") });
-    assert_eq!(told.matches("cannot be written").count() + told.matches("store.failed").count(), 2, "told once: {told}");
-    assert_eq!(metric(&gateway, "doorward_store_failures_total"), 1);
+    let told = format!("{told}{}", if told.contains("log.failed") { String::new() } else { gateway.says("log.failed") });
+    assert_eq!(told.matches("cannot be written").count() + told.matches("log.failed").count(), 2, "told once: {told}");
+    let line = told.lines().find(|line| line.contains("log.failed")).expect("an event");
+    let event: serde_json::Value = serde_json::from_str(line).expect("JSON");
+    assert!(event["path"].as_str().is_some_and(|path| path.ends_with("/access.log")), "{event}");
+    assert!(event["error"].as_str().is_some_and(|error| error.contains("large")), "{event}");
+    assert_eq!(metric(&gateway, "doorward_store_failures_total"), 0, "the store is healthy");
 
     gateway.disk_is_full(false);
     assert_eq!(got(&gateway, [9, 9]), "200");
