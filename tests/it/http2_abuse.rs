@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use crate::common::Door;
 use crate::common::floods::{Flooded, ask, cases, floods, play, prefaces};
-use crate::common::h2::{DATA, END_HEADERS, Ended, Framed, HEADERS, PREFACE, RST_STREAM, block, frame, get, pseudo, settings};
+use crate::common::h2::{
+    DATA, END_HEADERS, END_STREAM, Ended, Framed, GOAWAY, HEADERS, PREFACE, RST_STREAM, WINDOW_UPDATE, block, frame, get, pseudo,
+    settings,
+};
 use crate::common::honest::Honest;
 use crate::common::recorder::{Arrived, Recorder};
 use crate::support::process::lines_with;
@@ -134,5 +137,39 @@ fn a_client_that_grants_no_window_is_cut_within_the_body_deadline() {
         assert_eq!(heads, 20);
         event(&mut stage, &["\"event\":\"protocol.error\"", "127.0.113.1\"", "took nothing"]).await;
         tokio::task::spawn_blocking(move || drop(stage)).await.expect("closed");
+    });
+}
+
+#[test]
+fn trap_slowloris_answers_that_h2_holds_whole_do_not_outlast_their_deadline_beside_requests_that_are_answered() {
+    let mut stage = open(&format!("{BASE}{OPEN_SITE}"));
+    let door = Door { https: stage.https(), roots: stage.pki.folder.join("server-ca.pem") };
+    run(async {
+        let mut framed = Framed::silent(&door, [115, 1]).await.expect("a handshake");
+        framed.send(&[PREFACE, &settings(&[(1, 0), (4, 1)])].concat()).await.expect("sent");
+        framed.send(&[get(1, "/"), get(3, "/"), get(5, "/")].concat()).await.expect("sent");
+        let mut answered = 0;
+        let leaves = async {
+            for stream in (7..).step_by(2) {
+                let window = frame(WINDOW_UPDATE, 0, stream, &60_000_u32.to_be_bytes());
+                framed.send(&[get(stream, "/"), window].concat()).await.expect("sent");
+                loop {
+                    let came = framed.frame().await.expect("it is ended with a GOAWAY").expect("it is ended with a GOAWAY");
+                    if came.kind == GOAWAY {
+                        return;
+                    }
+                    if came.stream == stream && came.kind == DATA && came.flags & END_STREAM != 0 {
+                        break;
+                    }
+                }
+                answered += 1;
+                tokio::time::sleep(Duration::from_millis(150)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), leaves).await.expect("whoever leaves answers is asked to leave");
+        assert!(answered > 5, "{answered}");
+        event(&mut stage, &["\"event\":\"protocol.error\"", "took nothing", "127.0.115.1\""]).await;
+        let ended = framed.farewell().await.1;
+        assert!(matches!(ended, Ended::Closed | Ended::Broken), "{ended:?}");
     });
 }

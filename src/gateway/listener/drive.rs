@@ -1,4 +1,4 @@
-//! One connection against its deadlines: head, idle, stalled writes, drain.
+//! One connection against its deadlines: head, idle, stalled writes, answers that are not taken, drain.
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -42,7 +42,7 @@ pub(super) enum End<E> {
     HeadTimeout,
     /// Asked to close after `idle`, and did not.
     Idle,
-    /// The client took nothing of its answer, and has no other.
+    /// The client took nothing of an answer in time.
     Stalled,
     /// Condemned, and not closed in time.
     Condemned,
@@ -100,7 +100,7 @@ where
             ready!(alarm.poll(deadline, cx));
             match course.expire(watch) {
                 Err(end) => return Poll::Ready(end),
-                Ok(wish) => ask(connection.as_mut(), wish),
+                Ok(wish) => wish.into_iter().for_each(|wish| ask(connection.as_mut(), wish)),
             }
         }
     })
@@ -115,6 +115,8 @@ struct Course {
     requests: usize,
     /// Until when a blocked socket may stay so, and the writes it had taken.
     blocked: Option<(Instant, usize)>,
+    /// When the ends of answers are looked at that h2 holds for a client which grants no window for them.
+    untaken: Option<Instant>,
     /// When it is to nap, should it rest until then; `None`: it was asked to.
     nap: Option<Instant>,
     leaving: bool,
@@ -132,15 +134,16 @@ enum Phase {
 impl Course {
     fn new(patience: Patience) -> Self {
         let phase = Phase::Head(Instant::now() + patience.head);
-        Self { patience, phase, requests: 0, blocked: None, nap: None, leaving: false }
+        Self { patience, phase, requests: 0, blocked: None, untaken: None, nap: None, leaving: false }
     }
 
     fn deadline(&self) -> Option<Instant> {
         match (self.blocked, self.phase) {
-            (_, Phase::Condemned(until)) | (Some((until, _)), _) => Some(until),
+            (_, Phase::Condemned(until)) => Some(until),
+            (Some((until, _)), _) => Some(self.untaken.map_or(until, |look| look.min(until))),
             (None, Phase::Idle(until)) => Some(self.nap.map_or(until, |nap| nap.min(until))),
             (None, Phase::Head(until) | Phase::Goodbye(until)) => Some(until),
-            (None, Phase::InFlight) => None,
+            (None, Phase::InFlight) => self.untaken,
         }
     }
 
@@ -176,6 +179,19 @@ impl Course {
             (Some(written), Some((_, before))) if written == before && !(heard && watch.owed()) => {}
             (Some(written), _) => self.blocked = Some((Instant::now() + self.patience.stall, written)),
         }
+        match (watch.untaken.any(), self.untaken) {
+            (false, None) | (true, Some(_)) => {}
+            (false, Some(_)) => self.untaken = None,
+            (true, None) => self.turn(watch),
+        }
+    }
+
+    /// Looks again after a while at the ends of answers, for those that are there by now.
+    fn turn(&mut self, watch: &Watch) {
+        if !watch.untaken.are_old() {
+            watch.untaken.turn();
+        }
+        self.untaken = Some(Instant::now() + self.patience.stall);
     }
 
     fn rest(&mut self, watch: &Watch) {
@@ -186,23 +202,37 @@ impl Course {
     }
 
     /// The deadline passed: what to ask for, or how it ends.
-    fn expire<E>(&mut self, watch: &Watch) -> Result<Wish, End<E>> {
-        if self.blocked.is_some() && !matches!(self.phase, Phase::Condemned(_)) {
-            watch.give_up();
-            return Err(End::Stalled);
-        }
+    fn expire<E>(&mut self, watch: &Watch) -> Result<Option<Wish>, End<E>> {
         match self.phase {
             Phase::Condemned(_) => Err(End::Condemned),
+            _ if self.untaken.is_some() && self.untaken == self.deadline() => self.look(watch),
+            _ if self.blocked.is_some() => {
+                watch.give_up();
+                Err(End::Stalled)
+            }
             Phase::Head(_) if watch.spoke() => Err(End::HeadTimeout),
             Phase::Head(_) => Err(End::Silent),
             Phase::Goodbye(_) => Err(End::Idle),
-            Phase::Idle(until) if self.nap.take().is_some_and(|nap| nap < until) => Ok(Wish::Nap),
+            Phase::Idle(until) if self.nap.take().is_some_and(|nap| nap < until) => Ok(Some(Wish::Nap)),
             Phase::Idle(_) | Phase::InFlight => {
                 self.leaving = true;
                 self.rest(watch);
-                Ok(Wish::Leave)
+                Ok(Some(Wish::Leave))
             }
         }
+    }
+
+    /// What was to be taken a `stall` ago and is still there keeps the connection from further requests, and a `stall` later
+    /// ends it: the streams that wait have no task any more, and cannot be reset one by one.
+    fn look<E>(&mut self, watch: &Watch) -> Result<Option<Wish>, End<E>> {
+        let old = watch.untaken.are_old();
+        if old && self.leaving {
+            watch.give_up();
+            return Err(End::Stalled);
+        }
+        self.turn(watch);
+        self.leaving |= old;
+        Ok(old.then_some(Wish::Leave))
     }
 }
 
@@ -214,6 +244,7 @@ mod tests {
     use bytes::Bytes;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
+    use super::super::untaken::Piece;
     use super::super::wire::Wire;
     use super::*;
 
@@ -403,6 +434,51 @@ mod tests {
         let started = Instant::now();
         let end = drive(pin!(deaf), &watch, PATIENCE, &CancellationToken::new(), |_, _| {}).await;
         assert_eq!((end, started.elapsed()), (End::Condemned, LAST_WORDS));
+    }
+
+    /// An answer of which the end waits in vain, while another request is answered every 20 seconds, until no more may come.
+    #[tokio::test(start_paused = true)]
+    async fn an_end_of_an_answer_that_is_not_taken_ends_the_connection_whatever_else_is_asked_and_answered() {
+        for taken_after in [29, 59, 1000] {
+            let patience = Patience { protocol: Protocol::Http2, ..PATIENCE };
+            let (_wire, _theirs, watch) = wire(64);
+            let left = Cell::new(None);
+            let started = Instant::now();
+            let end = || Piece::last(Bytes::from_static(b"end"), watch.begin());
+            let stuck = async {
+                let stuck = end();
+                tokio::time::sleep(Duration::from_secs(taken_after)).await;
+                drop(stuck);
+            };
+            let busy = async {
+                while left.get().is_none() {
+                    let piece = end();
+                    tokio::task::yield_now().await;
+                    drop(piece);
+                    tokio::time::sleep(Duration::from_secs(20)).await;
+                    if started.elapsed().as_secs() > 200 {
+                        break;
+                    }
+                }
+            };
+            let both = pin!(async {
+                tokio::join!(stuck, busy);
+                std::future::pending::<Result<(), ()>>().await
+            });
+            let stop = CancellationToken::new();
+            let end = drive(both, &watch, patience, &stop, |_, wish| {
+                if wish == Wish::Leave && left.get().is_none() {
+                    left.set(Some(started.elapsed().as_secs()));
+                }
+            })
+            .await;
+            let took = started.elapsed().as_secs();
+            match taken_after {
+                29 => assert!(end == End::Idle && left.get() >= Some(200 + 75), "{end:?} after {took}, {left:?}"),
+                59 => assert_eq!((end, left.get(), took), (End::Idle, Some(30), 59 + 5)),
+                _ => assert_eq!((end, left.get(), took), (End::Stalled, Some(30), 60)),
+            }
+        }
     }
 
     #[tokio::test(start_paused = true)]

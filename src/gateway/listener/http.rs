@@ -36,6 +36,7 @@ use super::gather::Gathered;
 use super::heads::Heads;
 use super::nap::Talk;
 use super::sift::Sifted;
+use super::untaken::Piece;
 use super::wire::{InFlight, Watch};
 
 /// Limits of one connection, as its snapshot had them when it began: copied, so that it holds nothing else of that.
@@ -278,7 +279,7 @@ fn answer(
 ) -> impl Future<Output = Result<Response<Answer>, Dropped>> {
     response.map_ok(move |response| {
         let pace = PACE.try_with(Arc::clone).ok();
-        response.map(|body| Answer { body, pace, h2, over: false, unread, in_flight })
+        response.map(|body| Answer { body, pace, h2, over: false, unread, in_flight: Some(in_flight) })
     })
 }
 
@@ -290,7 +291,8 @@ pub(in crate::gateway) fn home(connection: &Connection, version: Version) -> Hom
     Home::Connection(connection.task.get().cloned())
 }
 
-/// An answer's body: the request is in flight until it ends, and what was not read of it is kept.
+/// An answer's body: the request is in flight until it ends (over HTTP/2, until its last bytes are written), and what was not
+/// read of it is kept.
 pub(super) struct Answer {
     body: Body,
     pace: Option<Arc<Pace>>,
@@ -298,15 +300,23 @@ pub(super) struct Answer {
     /// It was handed out to its end.
     over: bool,
     unread: Unread,
-    in_flight: InFlight,
+    /// `None`: it went with the last bytes.
+    in_flight: Option<InFlight>,
 }
 
 /// Whether an HTTP/2 stream waits for its client: it does from a frame handed out until the next one is asked for.
-#[derive(Default)]
 struct Pace {
     waits: AtomicBool,
     frames: AtomicUsize,
     task: OnceLock<AbortHandle>,
+    /// Of its connection.
+    watch: Arc<Watch>,
+}
+
+impl Pace {
+    fn new(watch: Arc<Watch>) -> Self {
+        Self { waits: AtomicBool::new(false), frames: AtomicUsize::new(0), task: OnceLock::new(), watch }
+    }
 }
 
 tokio::task_local! {
@@ -315,10 +325,10 @@ tokio::task_local! {
 }
 
 impl http_body::Body for Answer {
-    type Data = Bytes;
+    type Data = Piece;
     type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, BodyError>>> {
         let poll = Pin::new(&mut self.body).poll_frame(cx);
         if let Some(pace) = &self.pace {
             let waits = matches!(poll, Poll::Ready(Some(Ok(_))));
@@ -328,7 +338,7 @@ impl http_body::Body for Answer {
             }
         }
         self.over |= matches!(poll, Poll::Ready(None));
-        poll
+        poll.map_ok(|frame| frame.map_data(|bytes| self.piece(bytes)))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -340,6 +350,15 @@ impl http_body::Body for Answer {
     }
 }
 
+impl Answer {
+    fn piece(&mut self, bytes: Bytes) -> Piece {
+        match self.in_flight.take_if(|_| self.h2 && self.body.is_end_stream()) {
+            Some(request) => Piece::last(bytes, request),
+            None => Piece::new(bytes),
+        }
+    }
+}
+
 impl Drop for Answer {
     /// Over HTTP/2 the end of the answer does not wait for the end of the request, and whoever still sends is heard out within
     /// bounds, so that it is the answer that it sees. Only then is the stream reset.
@@ -347,10 +366,11 @@ impl Drop for Answer {
         if self.h2
             && (self.over || self.body.is_end_stream())
             && let Some(rest) = self.unread.take()
+            && let Some(pace) = &self.pace
             && let Ok(runtime) = Handle::try_current()
         {
             // It ends with its connection, whose streams all fail then.
-            let watch = self.in_flight.watch();
+            let watch = Arc::clone(&pace.watch);
             runtime.spawn(async move { drink(rest, |read| watch.throw_away(read) < MOST_THROWN_AWAY).await });
         }
     }
@@ -388,12 +408,11 @@ where
 {
     fn execute(&self, stream: F) {
         let stall = self.stall;
-        let pace = Arc::<Pace>::default();
-        let watch = Arc::clone(&self.watch);
-        let stream = paced(stream, Arc::clone(&pace), stall);
+        let pace = Arc::new(Pace::new(Arc::clone(&self.watch)));
+        let own = Arc::clone(&pace);
         let task = tokio::spawn(PACE.scope(Arc::clone(&pace), async move {
-            if stream.await == Paced::Stalled {
-                watch.stall();
+            if paced(stream, &own, stall).await == Paced::Stalled {
+                own.watch.stall();
             }
         }));
         // A stream is spawned once, and does not run before this thread is done here.
@@ -408,7 +427,7 @@ enum Paced {
     Stalled,
 }
 
-async fn paced(stream: impl Future, pace: Arc<Pace>, stall: Duration) -> Paced {
+async fn paced(stream: impl Future, pace: &Pace, stall: Duration) -> Paced {
     let mut stream = pin!(stream);
     let mut timer: Option<Pin<Box<Sleep>>> = None;
     let mut armed_for = 0;
@@ -470,24 +489,24 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_stream_whose_client_takes_nothing_ends_and_one_that_waits_for_the_application_does_not() {
         let stall = Duration::from_secs(30);
-        let pace = Arc::<Pace>::default();
+        let pace = Pace::new(Arc::default());
         let started = Instant::now();
         let never = poll_fn(|_| Poll::<()>::Pending);
         pace.waits.store(true, Ordering::Relaxed);
         pace.frames.store(1, Ordering::Relaxed);
-        assert_eq!(paced(never, Arc::clone(&pace), stall).await, Paced::Stalled);
+        assert_eq!(paced(never, &pace, stall).await, Paced::Stalled);
         assert_eq!(started.elapsed(), stall);
 
         pace.waits.store(false, Ordering::Relaxed);
         let hour = tokio::time::sleep(Duration::from_secs(3600));
-        assert_eq!(paced(hour, pace, stall).await, Paced::Over);
+        assert_eq!(paced(hour, &pace, stall).await, Paced::Over);
         assert_eq!(started.elapsed(), stall + Duration::from_secs(3600));
     }
 
     #[tokio::test(start_paused = true)]
     async fn each_frame_taken_starts_the_wait_anew() {
         let stall = Duration::from_secs(30);
-        let pace = Arc::<Pace>::default();
+        let pace = Pace::new(Arc::default());
         let started = Instant::now();
         let stream = async {
             for _ in 0..4 {
@@ -498,7 +517,7 @@ mod tests {
             pace.frames.fetch_add(1, Ordering::Relaxed);
             poll_fn(|_| Poll::<()>::Pending).await;
         };
-        assert_eq!(paced(stream, Arc::clone(&pace), stall).await, Paced::Stalled);
+        assert_eq!(paced(stream, &pace, stall).await, Paced::Stalled);
         assert_eq!(started.elapsed().as_secs(), 4 * 29 + 30);
     }
 }

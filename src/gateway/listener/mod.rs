@@ -15,6 +15,7 @@ mod session;
 mod sift;
 mod slots;
 mod tickets;
+mod untaken;
 mod wire;
 
 use std::io;

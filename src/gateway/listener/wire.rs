@@ -18,6 +18,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use super::super::Connection;
 use super::slots::{ClientSlot, Slot, Slots};
 use super::tickets::Tickets;
+use super::untaken::Turns;
 
 /// A client's socket. It carries its slots, so that they are held as long as it is open, tunnels included.
 pub(super) struct Wire<S = TcpStream> {
@@ -65,8 +66,10 @@ pub(super) struct Watch {
     known: AtomicBool,
     /// Requests begun.
     requests: AtomicUsize,
-    /// Requests whose answer is not over.
+    /// Requests whose answer is not over; over HTTP/2, not written.
     in_flight: AtomicUsize,
+    /// Those of them whose answer hyper has whole.
+    pub(super) untaken: Turns,
     /// Bytes came since this was last taken.
     heard: AtomicBool,
     /// Bytes came at all.
@@ -166,6 +169,7 @@ impl Default for Watch {
             known: AtomicBool::new(false),
             requests: AtomicUsize::new(0),
             in_flight: AtomicUsize::new(0),
+            untaken: Turns::default(),
             heard: AtomicBool::new(false),
             spoke: AtomicBool::new(false),
             shakes: AtomicBool::new(false),
@@ -327,8 +331,8 @@ impl Watch {
 }
 
 impl InFlight {
-    pub(super) fn watch(&self) -> Arc<Watch> {
-        Arc::clone(&self.0)
+    pub(super) fn watch(&self) -> &Arc<Watch> {
+        &self.0
     }
 }
 
