@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -81,6 +81,16 @@ impl<B> Unread<B> {
     /// What is left by now, for [`drink`]; `None`: nothing, or it is still being read.
     pub fn take(&self) -> Option<B> {
         self.0.as_ref().and_then(|place| held(place).take())
+    }
+}
+
+impl<B: Body + Unpin> Unread<B> {
+    /// Whether the body was read to its end, or there was none. Fails closed: not where somebody still has it.
+    pub fn is_over(&self) -> bool {
+        let Some(place) = &self.0 else { return true };
+        // A body of chunks does not know by itself that it has ended.
+        let ends = |body: &mut B| matches!(Pin::new(body).poll_frame(&mut Context::from_waker(Waker::noop())), Poll::Ready(None));
+        Arc::strong_count(place) == 1 && held(place).as_mut().is_none_or(ends)
     }
 }
 
@@ -186,6 +196,22 @@ mod tests {
         assert!(alive.upgrade().is_none());
         let (empty, unread, _) = toy(0);
         assert!(empty.is_end_stream() && unread.0.is_none());
+    }
+
+    #[test]
+    fn a_body_is_over_once_it_was_read_to_its_end_and_let_go() {
+        let (empty, unread, _) = toy(0);
+        assert!(unread.is_over());
+        drop(empty);
+        for (left, read, over) in [(1, 1, true), (2, 1, false), (1, 0, false)] {
+            let (mut body, unread, _) = toy(left);
+            (0..read).for_each(|_| read_one(&mut body));
+            assert!(!unread.is_over(), "somebody has it");
+            drop(body);
+            assert_eq!(unread.is_over(), over, "{read} of {left}");
+        }
+        let place = Arc::new(Mutex::new(Some(http_body_util::Empty::<Bytes>::new())));
+        assert!(Unread(Some(place)).is_over(), "nothing is left of what was kept");
     }
 
     #[test]

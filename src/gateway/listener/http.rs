@@ -363,6 +363,13 @@ impl Drop for Answer {
     /// Over HTTP/2 the end of the answer does not wait for the end of the request, and whoever still sends is heard out within
     /// bounds, so that it is the answer that it sees. Only then is the stream reset.
     fn drop(&mut self) {
+        if !self.h2
+            && let Some(request) = &self.in_flight
+            && request.watch().owed()
+            && self.unread.is_over()
+        {
+            request.watch().owe(false);
+        }
         if self.h2
             && (self.over || self.body.is_end_stream())
             && let Some(rest) = self.unread.take()

@@ -152,8 +152,8 @@ mod tests {
     const NIGHT: Duration = Duration::from_secs(9);
     const GET: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
 
-    /// Serves `client` over memory, each request answered by its body, and `!` where it was ambiguous. How it ended, after
-    /// how long, and how many requests there were.
+    /// Serves `client` over memory, each request answered by its body (`x-early`: before it), and `!` where it was ambiguous. How
+    /// it ended, after how long, and how many requests there were.
     async fn play<F: Future<Output = ()>>(
         stop: &CancellationToken,
         client: impl FnOnce(DuplexStream) -> F,
@@ -172,7 +172,9 @@ mod tests {
             heard.set(heard.get() + 1);
             async move {
                 let doubt = request.extensions().get::<Ambiguous>().map_or("", |_| "!");
-                let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+                let early = request.headers().contains_key("x-early");
+                let body = if early { None } else { request.into_body().collect().await.ok() };
+                let body = body.map(|body| body.to_bytes()).unwrap_or_default();
                 let answer = Full::from([doubt.as_bytes(), &body].concat());
                 Ok(Response::new(answer.map_err(|never| match never {}).boxed_unsync()))
             }
@@ -267,6 +269,28 @@ mod tests {
             .await;
             assert!(matches!(end, End::Closed(Ok(()))), "{end:?}");
             assert_eq!(took, NIGHT);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_sent_its_request_whole_is_let_go_at_once_and_who_did_not_is_heard_out() {
+        let post = "POST / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n";
+        let linger = Duration::from_secs(2);
+        for (framing, body, takes) in [
+            ("content-length: 3", "abc", Duration::ZERO),
+            ("transfer-encoding: chunked", "3\r\nabc\r\n0\r\n\r\n", Duration::ZERO),
+            ("content-length: 3\r\nx-early: 1", "ab", linger),
+            ("transfer-encoding: chunked\r\nx-early: 1", "3\r\nabc\r\n", linger),
+        ] {
+            let (_, took, _) = play(&CancellationToken::new(), async |mut theirs| {
+                let answer = ask(&mut theirs, &format!("{post}{framing}\r\n\r\n{body}")).await;
+                assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+                assert_eq!(heard(&mut theirs).await, "");
+                // It does not close by itself.
+                sleep(NIGHT).await;
+            })
+            .await;
+            assert_eq!(took, takes, "{framing}");
         }
     }
 
