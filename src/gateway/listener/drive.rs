@@ -16,7 +16,7 @@ use super::wire::Watch;
 /// How long each phase may last.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Patience {
-    /// From a request's first byte to the end of its head; of a new connection, from its first moment.
+    /// From a request's first byte to the end of its head, which empty lines and what TLS says for itself are not; of a new connection, from its first moment.
     pub head: Duration,
     /// Between requests.
     pub idle: Duration,
@@ -36,7 +36,7 @@ pub(super) enum Protocol {
 pub(super) enum End<E> {
     /// By itself, or when asked to.
     Closed(Result<(), E>),
-    /// Not one byte in the time for a head.
+    /// Nothing of a request in the time for a head.
     Silent,
     /// A head began and was not whole in time.
     HeadTimeout,
@@ -113,6 +113,8 @@ struct Course {
     phase: Phase,
     /// Requests seen so far.
     requests: usize,
+    /// Something of a head came.
+    begun: bool,
     /// Until when a blocked socket may stay so, and the writes it had taken.
     blocked: Option<(Instant, usize)>,
     /// When the ends of answers are looked at that h2 holds for a client which grants no window for them.
@@ -134,7 +136,7 @@ enum Phase {
 impl Course {
     fn new(patience: Patience) -> Self {
         let phase = Phase::Head(Instant::now() + patience.head);
-        Self { patience, phase, requests: 0, blocked: None, untaken: None, nap: None, leaving: false }
+        Self { patience, phase, requests: 0, begun: false, blocked: None, untaken: None, nap: None, leaving: false }
     }
 
     fn deadline(&self) -> Option<Instant> {
@@ -154,6 +156,7 @@ impl Course {
             (Some(_), _) => return self.phase = Phase::Condemned(Instant::now() + LAST_WORDS),
         }
         let heard = watch.take_heard();
+        self.begun |= heard;
         let requests = watch.requests();
         if requests != self.requests {
             self.requests = requests;
@@ -210,7 +213,7 @@ impl Course {
                 watch.give_up();
                 Err(End::Stalled)
             }
-            Phase::Head(_) if watch.spoke() => Err(End::HeadTimeout),
+            Phase::Head(_) if self.begun => Err(End::HeadTimeout),
             Phase::Head(_) => Err(End::Silent),
             Phase::Goodbye(_) => Err(End::Idle),
             Phase::Idle(until) if self.nap.take().is_some_and(|nap| nap < until) => Ok(Some(Wish::Nap)),
@@ -269,6 +272,7 @@ mod tests {
                 read = wire.read(&mut byte) => if read.map_err(drop)? == 0 { return Ok(()) },
                 () = poll_fn(|_| if left.get() { Poll::Ready(()) } else { Poll::Pending }) => return Ok(()),
             }
+            watch.hear();
             if byte == *b"r" {
                 let request = watch.begin();
                 wire.write_all(answer).await.map_err(drop)?;
@@ -358,7 +362,7 @@ mod tests {
                 let _request = watch.begin();
                 tokio::select! {
                     written = writer.write_all(b"answer") => written.map_err(drop),
-                    () = async { while reader.read_u8().await.is_ok() {} } => Ok(()),
+                    () = async { while reader.read_u8().await.is_ok() { watch.hear() } } => Ok(()),
                 }
             });
             let client = async {

@@ -100,6 +100,11 @@ impl Heads {
         Ok(())
     }
 
+    /// Whether what came last is a part of a request. An empty line before one, or half of it, is none.
+    fn is_amid(&self) -> bool {
+        self.state != State::Head || self.head.begun || self.begun.length > usize::from(self.begun.ends_in_cr)
+    }
+
     fn take(&mut self, line: &Line<'_>) -> Result<State, &'static str> {
         let text = line.text()?;
         match self.state {
@@ -157,9 +162,13 @@ impl Heads {
 
 impl Sift for Heads {
     fn incoming(&mut self, bytes: &[u8]) -> Option<usize> {
+        let amid = self.is_amid();
         if let Err(cause) = self.read(bytes) {
             self.state = State::Over;
             self.watch.doubt(self.heads + 1, cause);
+        }
+        if amid || self.is_amid() {
+            self.watch.hear();
         }
         None
     }
@@ -282,6 +291,28 @@ mod tests {
                 let then = format!("{three}GET / HTTP/1.1\n");
                 assert_eq!(doubt(then.as_bytes(), piece).map(|(head, _)| head), Some(4), "{request:?} by {piece}");
             }
+        }
+    }
+
+    #[test]
+    fn what_is_heard_is_parts_of_requests_and_no_empty_lines() {
+        let watch = Arc::<Watch>::default();
+        let mut heads = Heads::new(Arc::clone(&watch));
+        for (bytes, heard) in [
+            ("\r\n", false),
+            ("\r", false),
+            ("\n", false),
+            ("\r\nP", true),
+            ("OST / HTTP/1.1\r\n", true),
+            ("content-length: 3\r\n", true),
+            ("\r\n", true),
+            ("ab", true),
+            ("c", true),
+            ("\r\n", false),
+            ("\r\r", true),
+        ] {
+            assert_eq!(heads.incoming(bytes.as_bytes()), None);
+            assert_eq!(watch.take_heard(), heard, "{bytes:?}");
         }
     }
 

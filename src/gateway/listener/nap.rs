@@ -254,6 +254,27 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn an_empty_line_is_no_head_and_does_not_keep_a_connection_open() {
+        // hyper, which has an empty line, does not leave when it is asked to.
+        for (first, lasts) in [(GET, 9 * NIGHT + Duration::from_secs(5)), ("\r\n", NIGHT)] {
+            let (end, took, _) = play(&CancellationToken::new(), async |mut theirs| {
+                theirs.write_all(first.as_bytes()).await.unwrap();
+                if first == GET {
+                    assert!(heard(&mut theirs).await.starts_with("HTTP/1.1 200"));
+                }
+                for _ in 0..3 {
+                    sleep(NIGHT / 4).await;
+                    theirs.write_all(b"\r\n").await.unwrap();
+                }
+                assert_eq!(heard(&mut theirs).await, "");
+            })
+            .await;
+            assert!(matches!(end, End::Idle | End::Silent), "{end:?}");
+            assert_eq!(took, lasts);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_drain_and_a_client_that_leaves_end_a_nap_at_once() {
         let stop = CancellationToken::new();
         for leaves in [true, false] {
