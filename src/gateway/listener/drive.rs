@@ -62,8 +62,10 @@ const RESTED: Duration = Duration::from_millis(200);
 /// How long a connection may take to say goodbye, and one that is condemned.
 const GOODBYE: Duration = Duration::from_secs(5);
 const LAST_WORDS: Duration = Duration::from_secs(1);
-/// Streams that may stall before a connection without any other ends with them: one paused download is no attack.
+/// Streams that may stall before a connection at rest has only so long to ask for something else; each that does not stall makes
+/// up for one. One paused download is no attack, nor are several on a connection that is in use.
 const MOST_STALLS: usize = 3;
+const SECOND_CHANCE: Duration = Duration::from_secs(5);
 
 /// Runs a connection to its end. `stop` and `idle` ask it to close after what is in flight; the other deadlines drop it.
 /// Fails closed: every phase but an answer in the making has a deadline, and those have the application's.
@@ -89,13 +91,9 @@ where
         }
         loop {
             if let Poll::Ready(result) = connection.as_mut().poll(cx) {
-                return Poll::Ready(End::Closed(result));
+                return Poll::Ready(if course.stalled { End::Stalled } else { End::Closed(result) });
             }
             course.observe(watch);
-            if watch.stalls() >= MOST_STALLS && watch.in_flight() == 0 {
-                watch.give_up();
-                return Poll::Ready(End::Stalled);
-            }
             let Some(deadline) = course.deadline() else { return Poll::Pending };
             ready!(alarm.poll(deadline, cx));
             match course.expire(watch) {
@@ -122,6 +120,8 @@ struct Course {
     /// When it is to nap, should it rest until then; `None`: it was asked to.
     nap: Option<Instant>,
     leaving: bool,
+    /// That is since its client takes nothing of its answers.
+    stalled: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -136,7 +136,17 @@ enum Phase {
 impl Course {
     fn new(patience: Patience) -> Self {
         let phase = Phase::Head(Instant::now() + patience.head);
-        Self { patience, phase, requests: 0, begun: false, blocked: None, untaken: None, nap: None, leaving: false }
+        Self {
+            patience,
+            phase,
+            requests: 0,
+            begun: false,
+            blocked: None,
+            untaken: None,
+            nap: None,
+            leaving: false,
+            stalled: false,
+        }
     }
 
     fn deadline(&self) -> Option<Instant> {
@@ -201,7 +211,8 @@ impl Course {
         let now = Instant::now();
         watch.rest(now);
         self.nap = Some(now + RESTED);
-        self.phase = if self.leaving { Phase::Goodbye(now + GOODBYE) } else { Phase::Idle(now + self.patience.idle) };
+        let idle = if watch.stalls() < MOST_STALLS { self.patience.idle } else { self.patience.idle.min(SECOND_CHANCE) };
+        self.phase = if self.leaving { Phase::Goodbye(now + GOODBYE) } else { Phase::Idle(now + idle) };
     }
 
     /// The deadline passed: what to ask for, or how it ends.
@@ -215,10 +226,15 @@ impl Course {
             }
             Phase::Head(_) if self.begun => Err(End::HeadTimeout),
             Phase::Head(_) => Err(End::Silent),
+            Phase::Goodbye(_) if self.stalled => {
+                watch.give_up();
+                Err(End::Stalled)
+            }
             Phase::Goodbye(_) => Err(End::Idle),
             Phase::Idle(until) if self.nap.take().is_some_and(|nap| nap < until) => Ok(Some(Wish::Nap)),
             Phase::Idle(_) | Phase::InFlight => {
                 self.leaving = true;
+                self.stalled |= watch.stalls() >= MOST_STALLS;
                 self.rest(watch);
                 Ok(Some(Wish::Leave))
             }
@@ -486,7 +502,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_whose_streams_stalled_and_that_asks_for_nothing_else_is_cut() {
+    async fn a_client_whose_streams_stalled_and_that_asks_for_nothing_else_is_asked_to_leave_and_cut() {
         let (_wire, _theirs, watch) = wire(64);
         let request = watch.begin();
         let course = async {
@@ -497,9 +513,32 @@ mod tests {
             tokio::task::yield_now().await;
             std::future::pending::<Result<(), ()>>().await
         };
+        let (started, left) = (Instant::now(), Cell::new(0));
+        let note = |_: Pin<&mut _>, wish| left.set(if wish == Wish::Leave { started.elapsed().as_secs() } else { left.get() });
+        let end = drive(pin!(course), &watch, PATIENCE, &CancellationToken::new(), note).await;
+        assert_eq!((end, left.get(), started.elapsed().as_secs()), (End::Stalled, 4 + 5, 4 + 5 + 5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_in_use_outlives_the_streams_that_stalled_on_it() {
+        let (_wire, _theirs, watch) = wire(64);
+        let course = async {
+            let request = watch.begin();
+            (0..MOST_STALLS).for_each(|_| watch.stall());
+            drop(request);
+            for _ in 0..9 {
+                tokio::time::sleep(Duration::from_secs(4)).await;
+                let request = watch.begin();
+                tokio::task::yield_now().await;
+                drop(request);
+                watch.complete();
+            }
+            std::future::pending::<Result<(), ()>>().await
+        };
         let started = Instant::now();
-        let end = drive(pin!(course), &watch, PATIENCE, &CancellationToken::new(), |_, _| {}).await;
-        assert_eq!((end, started.elapsed().as_secs()), (End::Stalled, 4));
+        let patience = Patience { protocol: Protocol::Http2, ..PATIENCE };
+        let end = drive(pin!(course), &watch, patience, &CancellationToken::new(), |_, _| {}).await;
+        assert_eq!((end, started.elapsed().as_secs()), (End::Idle, 9 * 4 + 75 + 5));
     }
 
     #[tokio::test(start_paused = true)]

@@ -418,8 +418,9 @@ where
         let pace = Arc::new(Pace::new(Arc::clone(&self.watch)));
         let own = Arc::clone(&pace);
         let task = tokio::spawn(PACE.scope(Arc::clone(&pace), async move {
-            if paced(stream, &own, stall).await == Paced::Stalled {
-                own.watch.stall();
+            match paced(stream, &own, stall).await {
+                Paced::Over => own.watch.complete(),
+                Paced::Stalled => own.watch.stall(),
             }
         }));
         // A stream is spawned once, and does not run before this thread is done here.

@@ -82,7 +82,7 @@ pub(super) struct Watch {
     written: AtomicUsize,
     /// The last request has a body, which may not have been read.
     owes: AtomicBool,
-    /// Streams cut because their client took nothing of them.
+    /// Streams cut because their client took nothing of them, less those that ended otherwise since.
     stalls: AtomicUsize,
     /// Bytes of requests that were read after their answers.
     thrown_away: AtomicUsize,
@@ -285,6 +285,14 @@ impl Watch {
 
     pub(super) fn stall(&self) {
         self.stalls.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A stream ended otherwise.
+    pub(super) fn complete(&self) {
+        // Hardly ever is there anything to take off, and then by one thread alone.
+        if self.stalls() > 0 {
+            self.stalls.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     pub(super) fn stalls(&self) -> usize {
