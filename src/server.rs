@@ -40,7 +40,7 @@ use crate::upstream::{Upstream, Upstreams};
 
 use aside::{Backroom, aside};
 pub use check::{Fault, Refused, check};
-use prepare::{Prepared, cannot_open_admin, probe_logs, wanted};
+use prepare::{Prepared, admin_is_taken, cannot_open_admin, probe_logs, wanted};
 use process::{announce, say_draining, say_on_stderr, say_reloaded, say_stopped, watch_signals};
 use watch::{Prints, Watch};
 use workers::Crew;
@@ -158,8 +158,13 @@ impl Roof {
         if let Some(tap) = options.tap.clone() {
             events = events.with_tap(tap);
         }
-        let admin_socket =
-            admin::bind(&config.listen.admin).map_err(|error| refused(vec![cannot_open_admin(&config, &error)]))?;
+        let admin_socket = admin::bind(&config.listen.admin).map_err(|error| match error.kind() {
+            std::io::ErrorKind::AddrInUse => {
+                let list = vec![admin_is_taken(&config, &error)];
+                StartError::Address(Diagnostics { source: warnings.source.clone(), list })
+            }
+            _ => refused(vec![cannot_open_admin(&config, &error)]),
+        })?;
 
         let upstreams = Arc::new(Upstreams::new(events.clone()));
         prepared.upstreams = upstreams.prepare(&config.upstreams, prepared.tls.upstream_clients());

@@ -138,6 +138,11 @@ pub(super) fn cannot_open_admin(config: &Config, fault: impl std::fmt::Display) 
     Diagnostic::error(format!("`listen.admin`: {fault}"), &config.places.admin).help(help)
 }
 
+/// By a gateway that answers there: its message has the cure.
+pub(super) fn admin_is_taken(config: &Config, error: &std::io::Error) -> Diagnostic {
+    Diagnostic::error(format!("`listen.admin`: {error}"), &config.places.admin)
+}
+
 fn cannot_bind(at: &Located<SocketAddr>, error: &std::io::Error) -> Diagnostic {
     let help = match error.kind() {
         std::io::ErrorKind::AddrInUse => "another program listens there: stop it or choose another port",

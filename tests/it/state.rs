@@ -208,6 +208,24 @@ fn a_second_gateway_on_the_same_state_is_refused_and_the_first_notices_nothing()
 }
 
 #[test]
+fn an_admin_socket_that_another_gateway_holds_is_a_failed_start_and_no_bad_config() {
+    let house = House::new(&open_house());
+    let _first = house.start();
+    let text = std::fs::read_to_string(&house.config).expect("a config");
+    let socket = house.state().join("admin.sock");
+    let other = text
+        .replace("state\"\nworkers", "elsewhere\"\nworkers")
+        .replace("[listen]\n", &format!("[listen]\nadmin = \"unix:{}\"\n", socket.display()));
+    let file = house.folder.path().join("second.toml");
+    std::fs::write(&file, other).expect("a config");
+    let (ended, said) = house.spawn_with(&file).map(drop).expect_err("it must not start");
+    assert_eq!(ended.code(), Some(1), "a service manager tries again: {said}");
+    assert!(said.contains("`listen.admin`") && said.contains("second.toml:"), "{said}");
+    assert!(said.contains("another gateway") && !said.contains("writable"), "{said}");
+    assert_eq!(admin(&socket, "GET", "/status", "").expect("the first one answers").0, 200);
+}
+
+#[test]
 fn a_stale_socket_and_a_killed_gateways_lock_are_no_hindrance() {
     let house = House::new(&open_house());
     house.start().kill();
