@@ -72,7 +72,11 @@ impl Prepared {
             let vacant = if ours { Ok(()) } else { listener::vacant(at.value) };
             match vacant.and_then(|()| listener::bind(at.value, kind, self.config.workers)) {
                 Ok(sockets) => self.sockets.push((at.value, sockets)),
-                Err(error) => errors.push(cannot_bind(at, &error)),
+                Err(error) => {
+                    let metrics = doors.as_ref().and_then(|doors| doors.metrics.as_ref()).map(|(_, bound, _)| *bound);
+                    let own = metrics.filter(|bound| overlap(*bound, at.value)).map(|_| "metrics");
+                    errors.push(cannot_bind(at, &error, own));
+                }
             }
         }
         if let Some(at) = &self.config.listen.metrics {
@@ -80,7 +84,14 @@ impl Prepared {
             if open != Some(at.value) {
                 match TcpListener::bind(at.value).and_then(|socket| socket.set_nonblocking(true).map(|()| socket)) {
                     Ok(socket) => self.metrics = Some((at.value, socket)),
-                    Err(error) => errors.push(cannot_bind(at, &error)),
+                    Err(error) => {
+                        let mut open = doors.iter().flat_map(|doors| &doors.open);
+                        let own = open.find(|(_, door)| overlap(door.bound, at.value)).map(|((_, kind), _)| match kind {
+                            ListenerKind::Https => "https",
+                            ListenerKind::PlainHttp => "http",
+                        });
+                        errors.push(cannot_bind(at, &error, own));
+                    }
                 }
             }
         }
@@ -143,12 +154,22 @@ pub(super) fn admin_is_taken(config: &Config, error: &std::io::Error) -> Diagnos
     Diagnostic::error(format!("`listen.admin`: {error}"), &config.places.admin)
 }
 
-fn cannot_bind(at: &Located<SocketAddr>, error: &std::io::Error) -> Diagnostic {
-    let help = match error.kind() {
-        std::io::ErrorKind::AddrInUse => "another program listens there: stop it or choose another port",
-        std::io::ErrorKind::PermissionDenied => "ports under 1024 need CAP_NET_BIND_SERVICE",
-        std::io::ErrorKind::AddrNotAvailable => "no interface of this host has that address",
-        _ => "choose another address",
+/// Whether who listens on the one may be in the way of the other.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let anywhere = one.ip().is_unspecified() || other.ip().is_unspecified();
+    one.port() == other.port() && (anywhere || one.ip() == other.ip())
+}
+
+/// `own`: as what this gateway listens there itself. It gives the address up only once the new config is live.
+fn cannot_bind(at: &Located<SocketAddr>, error: &std::io::Error, own: Option<&str>) -> Diagnostic {
+    let help = match (error.kind(), own) {
+        (std::io::ErrorKind::AddrInUse, Some(own)) => {
+            format!("this gateway listens there itself (as {own}): change it in two reloads, the first without it, or restart")
+        }
+        (std::io::ErrorKind::AddrInUse, None) => "another program listens there: stop it or choose another port".to_owned(),
+        (std::io::ErrorKind::PermissionDenied, _) => "ports under 1024 need CAP_NET_BIND_SERVICE".to_owned(),
+        (std::io::ErrorKind::AddrNotAvailable, _) => "no interface of this host has that address".to_owned(),
+        _ => "choose another address".to_owned(),
     };
     Diagnostic::error(format!("cannot listen on {}: {error}", at.value), &at.span).help(help)
 }

@@ -463,3 +463,21 @@ fn certificates_and_crls_past_their_end_or_near_it_are_told_by_check_start_reloa
     serve(-1, 90);
     assert!(!checked().contains("expire"), "{}", checked());
 }
+
+#[test]
+fn a_door_that_becomes_metrics_or_metrics_a_door_says_that_it_is_our_own() {
+    let stage = stage();
+    let (https, metrics) = (stage.https(), stage.bound.metrics.expect("metrics"));
+    for (from, to, own) in [
+        ("https = [\"127.0.0.1:0\"]", format!("https = [\"127.0.0.1:0\", \"{metrics}\"]"), "as metrics"),
+        ("metrics = \"127.0.0.1:0\"", format!("metrics = \"{https}\""), "as https"),
+    ] {
+        let good = text(&stage);
+        let refused = rewrite(&stage, |text| text.replace(from, &to));
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert_eq!(refused.status.code(), Some(78), "{said}");
+        assert!(said.contains(&format!("this gateway listens there itself ({own})")), "{said}");
+        assert!(said.contains("two reloads") && !said.contains("another program"), "{said}");
+        std::fs::write(&stage.config, good).expect("writable");
+    }
+}
