@@ -19,6 +19,9 @@ const SETTLE: Duration = Duration::from_millis(300);
 /// Network file systems and symlink swaps tell nobody: look by oneself this often.
 const LOOK: Duration = Duration::from_secs(60);
 
+/// Links on the way to one file; the kernel follows no more.
+const MOST_LINKS: usize = 40;
+
 /// A watch over a changing set of files.
 pub struct Watch {
     files: Arc<[PathBuf]>,
@@ -125,18 +128,39 @@ fn is_reading(kind: EventKind) -> bool {
     matches!(kind, EventKind::Access(AccessKind::Open(_) | AccessKind::Close(AccessMode::Read)))
 }
 
-/// Where changes of the files show: their directories, those that hold a link on the way there, and those of what links lead to.
+/// Where changes of the files show: their directories, and those of every link on the way to them and of what it leads to.
 fn directories(files: &[PathBuf]) -> BTreeSet<PathBuf> {
     // Certificates by the thousand lie in few of them.
     let own: BTreeSet<PathBuf> = files.iter().map(|file| directory(file)).collect();
-    let links = own.iter().flat_map(|own| own.ancestors()).filter(|path| is_link(path)).map(directory);
-    let real = own.iter().filter_map(|own| fs::canonicalize(own).ok());
-    let linked = files.iter().filter(|file| is_link(file)).filter_map(|file| fs::canonicalize(file).ok());
-    links.chain(real).chain(linked.map(|target| directory(&target))).chain(own.iter().cloned()).collect()
+    let mut found = own.clone();
+    let linked = files.iter().filter(|file| link(file).is_some());
+    for path in own.iter().chain(linked) {
+        follow(path, &mut found);
+    }
+    found
 }
 
-fn is_link(path: &Path) -> bool {
-    fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink())
+/// Adds the directory of each link on the way to a path, and the directory at its end.
+fn follow(path: &Path, found: &mut BTreeSet<PathBuf>) {
+    let mut path = path.to_path_buf();
+    for _ in 0..MOST_LINKS {
+        // The first on the way: those behind it may look otherwise from where it leads.
+        let ways: Vec<&Path> = path.ancestors().collect();
+        let Some((at, to)) = ways.iter().rev().find_map(|way| Some((*way, link(way)?))) else { break };
+        let holder = directory(at);
+        let behind = path.strip_prefix(at).unwrap_or(Path::new(""));
+        // Joined to nothing it would end with a slash.
+        let led = if behind.as_os_str().is_empty() { holder.join(to) } else { holder.join(to).join(behind) };
+        found.insert(holder);
+        path = led;
+    }
+    if let Ok(real) = fs::canonicalize(&path) {
+        found.insert(if real.is_dir() { real } else { directory(&real) });
+    }
+}
+
+fn link(path: &Path) -> Option<PathBuf> {
+    fs::read_link(path).ok()
 }
 
 fn directory(file: &Path) -> PathBuf {
@@ -194,6 +218,38 @@ mod tests {
             assert!(watch.look_at > Instant::now() && given_up < 10_000, "one look, which ends");
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
+    }
+
+    #[tokio::test]
+    async fn a_link_swapped_anywhere_on_the_way_to_a_file_is_told_and_not_only_looked_for() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let root = fs::canonicalize(folder.path()).expect("it is there");
+        for place in ["etc", "links", "rel1", "rel2"] {
+            fs::create_dir(root.join(place)).expect("writable");
+        }
+        for release in ["rel1", "rel2"] {
+            fs::write(root.join(release).join("good.toml"), release).expect("writable");
+        }
+        let link = |target: &str, at: &str| std::os::unix::fs::symlink(target, root.join(at)).expect("a link");
+        link("../links/current/good.toml", "etc/dw.toml");
+        link("../rel1", "links/current");
+        let file = root.join("etc/dw.toml");
+        let mut watch = Watch::new(vec![file.clone()], &Prints::of(vec![file.clone()]));
+        // Nobody looks unasked.
+        watch.look_at = Instant::now() + LOOK;
+        link("../rel2", "links/next");
+        fs::rename(root.join("links/next"), root.join("links/current")).expect("an atomic swap");
+        tokio::time::timeout(LOOK / 4, watch.changed()).await.expect("it was told");
+    }
+
+    #[test]
+    fn links_in_a_ring_end() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let [one, two] = ["one", "two"].map(|name| folder.path().join(name));
+        std::os::unix::fs::symlink(&two, &one).expect("a link");
+        std::os::unix::fs::symlink(&one, &two).expect("a link");
+        let watched = directories(&[one.join("key.pem"), one]);
+        assert!(watched.contains(folder.path()), "{watched:?}");
     }
 
     #[test]
