@@ -145,7 +145,7 @@ fn a_client_that_does_not_take_its_answer_is_cut_over_h1_and_its_one_stream_over
         let caller = Caller::new(&stage, [2, 1]);
         let mut greedy = caller.shake().await.expect("a handshake");
         greedy.write_all(b"GET /download?mib=512 HTTP/1.1\r\nHost: localhost\r\n\r\n").await.expect("a reader");
-        event(&mut stage, &[r#""event":"protocol.error""#, "took nothing"]).await;
+        event(&mut stage, &[r#""event":"protocol.error""#, "did not take its answer"]).await;
         let (mut socket, _) = greedy.into_inner();
         let told = tokio::time::timeout(LET_GO, tokio::io::copy(&mut socket, &mut tokio::io::sink())).await.expect("closed");
         let told = told.expect_err("not an end behind megabytes that the kernel would keep").kind();

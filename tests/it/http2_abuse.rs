@@ -135,7 +135,7 @@ fn a_client_that_grants_no_window_is_cut_within_the_body_deadline() {
             assert!(frame.kind != DATA || frame.payload.is_empty(), "a body went out against the window");
         }
         assert_eq!(heads, 20);
-        event(&mut stage, &["\"event\":\"protocol.error\"", "127.0.113.1\"", "took nothing"]).await;
+        event(&mut stage, &["\"event\":\"protocol.error\"", "127.0.113.1\"", "did not take its answer"]).await;
         tokio::task::spawn_blocking(move || drop(stage)).await.expect("closed");
     });
 }
@@ -168,7 +168,7 @@ fn trap_slowloris_answers_that_h2_holds_whole_do_not_outlast_their_deadline_besi
         };
         tokio::time::timeout(Duration::from_secs(20), leaves).await.expect("whoever leaves answers is asked to leave");
         assert!(answered > 5, "{answered}");
-        event(&mut stage, &["\"event\":\"protocol.error\"", "took nothing", "127.0.115.1\""]).await;
+        event(&mut stage, &["\"event\":\"protocol.error\"", "did not take its answer", "127.0.115.1\""]).await;
         let ended = framed.farewell().await.1;
         assert!(matches!(ended, Ended::Closed | Ended::Broken), "{ended:?}");
     });

@@ -71,8 +71,7 @@ pub async fn serve(
         cut: CancellationToken::new(),
         open: TaskTracker::new(),
     });
-    // Answers are written whole; waiting to fill a segment only delays them. What is accepted inherits it.
-    let _ = SockRef::from(&listener).set_tcp_nodelay(true);
+    bind::tune(&listener);
     match watched(listener) {
         Ok(listener) => door.accept(listener).await,
         Err(error) => {
@@ -400,7 +399,7 @@ fn tell(worker: &Worker, end: End<hyper::Error>, watch: &Watch, version: Version
             record(worker, version, None, SLOW_HEAD, peer, client);
             breach(SLOW_HEAD)
         }
-        End::Stalled => breach("the client took nothing of its answer in time"),
+        End::Stalled => breach("the client did not take its answer in time"),
     };
     worker.gateway.events.emit(event);
 }
