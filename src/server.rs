@@ -305,7 +305,7 @@ impl Roof {
     async fn reload_unasked(self: &Arc<Self>) {
         let outcome = self.reload().await;
         if self.process {
-            say_reloaded(outcome.map(|taken| taken.warnings));
+            say_reloaded(outcome);
         }
     }
 

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::{Bound, Roof};
-use crate::admin::times;
+use crate::admin::{TakenOver, times};
 use crate::events::Event;
 
 /// A line for stderr is waited for no longer.
@@ -41,13 +41,10 @@ pub(super) fn say_stopped(cut: usize) {
     say(stopped(cut));
 }
 
-/// What a reload that nobody waits for has to tell: its warnings, or why there was none.
-pub(super) fn say_reloaded(outcome: Result<Vec<String>, String>) {
-    match outcome {
-        Ok(warnings) if warnings.is_empty() => {}
-        Ok(warnings) => say(format!("{}\n", warnings.join("\n\n"))),
-        Err(errors) => say(format!("{errors}doorward: the old configuration lives on\n")),
-    }
+/// What a reload that nobody waits for has to tell: its warnings and what is live now, or why nothing changed. The last line always
+/// says which of the two.
+pub(super) fn say_reloaded(outcome: Result<TakenOver, String>) {
+    say(reloaded(outcome));
 }
 
 /// In one piece: logs may go the same way. A reader that is stuck holds up nothing, and who closed stderr does not wait for it.
@@ -69,6 +66,16 @@ fn say_within(line: String, patience: Duration) {
 fn draining(open: usize, until: Timestamp) -> String {
     let wait = if open == 0 { String::new() } else { format!(", cut if not closed by {}", times::stamp(until)) };
     format!("doorward draining: stops accepting, {} open{wait}\n", connections(open))
+}
+
+fn reloaded(outcome: Result<TakenOver, String>) -> String {
+    match outcome {
+        Ok(TakenOver { generation, warnings }) => {
+            let warnings: String = warnings.iter().map(|warning| format!("{}\n\n", warning.trim_end())).collect();
+            format!("{warnings}doorward: generation {generation} is live\n")
+        }
+        Err(errors) => format!("{errors}doorward: the old configuration lives on\n"),
+    }
 }
 
 fn stopped(cut: usize) -> String {
@@ -134,6 +141,18 @@ fn end_at_once(roof: &Roof) -> ! {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_reload_says_last_what_is_live() {
+        let taken = |warnings: &[&str]| {
+            let warnings = warnings.iter().map(|&warning| warning.to_owned()).collect();
+            reloaded(Ok(TakenOver { generation: 4, warnings }))
+        };
+        assert_eq!(taken(&[]), "doorward: generation 4 is live\n");
+        assert_eq!(taken(&["warning: a", "warning: b\n"]), "warning: a\n\nwarning: b\n\ndoorward: generation 4 is live\n");
+        let refused = reloaded(Err("error: c\n".to_owned()));
+        assert_eq!(refused, "error: c\ndoorward: the old configuration lives on\n");
+    }
 
     #[test]
     fn a_stop_says_whom_it_waits_for_and_who_was_cut() {

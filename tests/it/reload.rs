@@ -481,3 +481,16 @@ fn a_door_that_becomes_metrics_or_metrics_a_door_says_that_it_is_our_own() {
         std::fs::write(&stage.config, good).expect("writable");
     }
 }
+
+#[test]
+fn a_good_reload_that_nobody_waits_for_says_so_after_a_bad_one() {
+    let house = House::new(&open_house());
+    let gateway = house.start();
+    let good = std::fs::read_to_string(&house.config).expect("a config");
+    std::fs::write(&house.config, good.replace("path = \"/\"", "path = \"no slash\"")).expect("writable");
+    gateway.signal("HUP");
+    gateway.says("the old configuration lives on");
+    std::fs::write(&house.config, good).expect("writable");
+    gateway.signal("HUP");
+    gateway.says("doorward: generation 2 is live");
+}
