@@ -247,10 +247,14 @@ fn a_damaged_or_foreign_store_is_refused_clearly_and_left_as_it_was() {
     flipped[row] ^= 1;
     let mut head = good.clone();
     head[20] ^= 0xff;
-    let cases: [(&str, Vec<u8>, &str); 5] = [
+    let mut lengths = good.clone();
+    // The end of the first key of the row's page, behind the four bytes that say what page it is.
+    lengths[row / 4096 * 4096 + 5] ^= 0xff;
+    let cases: [(&str, Vec<u8>, &str); 6] = [
         ("empty", Vec::new(), "it is empty"),
         ("cut short", good[..good.len() / 2].to_vec(), "is damaged"),
         ("a bit flipped in a row", flipped, "is damaged"),
+        ("the lengths of rows altered", lengths, "is damaged"),
         ("another program's file", b"SQLite format 3\0 and more of it".repeat(200), "is not a Doorward store"),
         ("its header overwritten", head, "doorward.redb"),
     ];
@@ -268,7 +272,9 @@ fn a_damaged_or_foreign_store_is_refused_clearly_and_left_as_it_was() {
         assert!(std::fs::read(&file).expect("still there") == bytes, "{what}: the file was changed");
         let check = house.doorward(&["check"]);
         assert_eq!(check.status.code(), Some(1), "{what}: {}", String::from_utf8_lossy(&check.stderr));
-        assert!(String::from_utf8_lossy(&check.stderr).contains(told), "{what}: check says the same");
+        let checked = String::from_utf8_lossy(&check.stderr);
+        assert!(checked.contains(told) && checked.contains("doorward.redb"), "{what}: check says the same: {checked}");
+        assert!(!checked.contains("panicked"), "{what}: {checked}");
         assert!(std::fs::read(&file).expect("still there") == bytes, "{what}: check changed the file");
     }
     std::fs::write(&file, &good).expect("writable");

@@ -4,16 +4,17 @@ use std::error::Error as _;
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use redb::{ConcurrencyMode, Database, DatabaseError, ReadOnlyDatabase, ReadableDatabase, ReadableTable, StorageError};
 use redb::{TableDefinition, TableError};
 
+use self::quiet::quietly;
 use self::rehearsal::Rehearsal;
 use self::writer::{Opener, Writer};
 use super::{Change, Durable, Rows, Store, StoreError, Table};
 
+mod quiet;
 mod rehearsal;
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,8 @@ const META: TableDefinition<'static, &str, &str> = TableDefinition::new("doorwar
 const SCHEMA_KEY: &str = "schema";
 /// redb's own magic number: what does not begin with it was never a store.
 const MAGIC: [u8; 9] = *b"redb\x1A\x0A\xA9\x0D\x0A";
+/// What a panic of redb means.
+const CONTRADICTION: &str = "its pages contradict each other";
 /// Everything lives in memory anyway: the cache only has to hold the pages of one transaction.
 const CACHE_BYTES: usize = 32 << 20;
 
@@ -67,12 +70,14 @@ impl EmbeddedStore {
             Err(DatabaseError::RepairAborted) => {
                 let copy = guarded(|| Rehearsal::open(&path)).map_err(|error| explain(&path, error))?;
                 check_schema(&path, &copy)?;
-                Box::new(move |table| read_rows(&copy, table))
+                let at = path.clone();
+                Box::new(move |table| read_rows(&at, &copy, table))
             }
             Err(error) => return Err(explain(&path, error)),
             Ok(database) => {
                 check_schema(&path, &database)?;
-                Box::new(move |table| read_rows(&database, table))
+                let at = path.clone();
+                Box::new(move |table| read_rows(&at, &database, table))
             }
         };
         Ok(Some(Self { path, access: Access::ReadOnly(load) }))
@@ -101,7 +106,7 @@ impl EmbeddedStore {
 impl Store for EmbeddedStore {
     fn load(&self, table: Table) -> Result<Rows, StoreError> {
         match &self.access {
-            Access::ReadWrite(writer) => writer.load(table),
+            Access::ReadWrite(writer) => writer.load(&self.path, table),
             Access::ReadOnly(load) => load(table),
         }
     }
@@ -254,8 +259,8 @@ fn check_schema(path: &Path, database: &impl ReadableDatabase) -> Result<(), Sto
         };
         Ok(table.get(SCHEMA_KEY)?.map(|row| row.value().to_owned()))
     };
-    let schema = catch_unwind(AssertUnwindSafe(read))
-        .map_err(|_| damaged(path, "its pages contradict each other"))?
+    let schema = quietly(read)
+        .map_err(|_| damaged(path, CONTRADICTION))?
         .map_err(|error| damaged(path, error))?
         .ok_or_else(|| foreign(path))?;
     match schema.parse::<u32>() {
@@ -271,7 +276,7 @@ fn check_schema(path: &Path, database: &impl ReadableDatabase) -> Result<(), Sto
     }
 }
 
-fn read_rows(database: &impl ReadableDatabase, table: Table) -> Result<Rows, StoreError> {
+fn read_rows(path: &Path, database: &impl ReadableDatabase, table: Table) -> Result<Rows, StoreError> {
     let read = || -> Result<Rows, redb::Error> {
         let table = match database.begin_read()?.open_table(definition(table)) {
             Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
@@ -280,9 +285,11 @@ fn read_rows(database: &impl ReadableDatabase, table: Table) -> Result<Rows, Sto
         let rows = table.iter()?.map(|row| row.map(|(key, value)| (key.value().to_vec(), value.value().to_vec())));
         Ok(rows.collect::<Result<Rows, _>>()?)
     };
-    catch_unwind(AssertUnwindSafe(read))
-        .map_err(|_| StoreError::Read("its pages contradict each other; restore it from a backup".into()))?
-        .map_err(|error| StoreError::Read(error.to_string()))
+    quietly(read).map_err(|_| damaged(path, CONTRADICTION))?.map_err(|error| match error {
+        redb::Error::Io(error) => explain(path, DatabaseError::Storage(StorageError::Io(error))),
+        redb::Error::Corrupted(cause) => damaged(path, cause),
+        other => damaged(path, other),
+    })
 }
 
 fn definition(table: Table) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
@@ -291,8 +298,7 @@ fn definition(table: Table) -> TableDefinition<'static, &'static [u8], &'static 
 
 /// redb may panic on a file that was altered behind its back; for an operator that is damage like any other.
 fn guarded<T>(open: impl FnOnce() -> Result<T, DatabaseError>) -> Result<T, DatabaseError> {
-    catch_unwind(AssertUnwindSafe(open))
-        .unwrap_or_else(|_| Err(DatabaseError::Storage(StorageError::Corrupted("its pages contradict each other".into()))))
+    quietly(open).unwrap_or_else(|_| Err(DatabaseError::Storage(StorageError::Corrupted(CONTRADICTION.into()))))
 }
 
 fn explain(path: &Path, error: DatabaseError) -> StoreError {

@@ -4,6 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -70,12 +71,12 @@ impl Writer {
         Ok(Self { shared, thread: Mutex::new(Some(thread)) })
     }
 
-    pub(super) fn load(&self, table: Table) -> Result<Rows, StoreError> {
+    pub(super) fn load(&self, path: &Path, table: Table) -> Result<Rows, StoreError> {
         if lock(&self.shared.queue).closed {
             return Err(StoreError::Closed);
         }
         match self.shared.database().as_ref() {
-            Some(database) => read_rows(database, table),
+            Some(database) => read_rows(path, database, table),
             None => Err(StoreError::Read("a write to it failed, and it could not be opened again yet".into())),
         }
     }
@@ -278,7 +279,7 @@ mod tests {
         for waiter in [first].into_iter().chain(queued) {
             wait(waiter).expect("written");
         }
-        let rows = writer.load(Table::Bans).expect("read");
+        let rows = writer.load(Path::new("bans.redb"), Table::Bans).expect("read");
         assert!(rows.contains(&(b"row".to_vec(), b"refused".to_vec())), "{} rows", rows.len());
     }
 }
