@@ -111,6 +111,8 @@ struct Roof {
     doors: Mutex<Doors>,
     generation: AtomicU64,
     draining: AtomicBool,
+    /// Its end was told.
+    stopped: AtomicBool,
     reloading: tokio::sync::Mutex<Backroom>,
     retarget: tokio::sync::Notify,
     /// The files of the live snapshot, as they were before they were read.
@@ -190,6 +192,7 @@ impl Roof {
             doors: Mutex::default(),
             generation: AtomicU64::new(0),
             draining: AtomicBool::new(false),
+            stopped: AtomicBool::new(false),
             reloading: tokio::sync::Mutex::default(),
             retarget: tokio::sync::Notify::new(),
             read: Mutex::default(),
@@ -449,9 +452,14 @@ impl Live {
 
         backstage.cancel();
         let _ = admin.await;
-        roof.gateway.events.emit(Event::Stopped { cut });
-        roof.store.close();
-        roof.gateway.events.flush(FLUSH);
+        roof.tell_stopped(cut);
+        let (store, events) = (Arc::clone(&roof.store), roof.gateway.events.clone());
+        let written = tokio::task::spawn_blocking(move || {
+            store.close();
+            events.flush(FLUSH);
+        });
+        // A second signal is heard meanwhile.
+        let _ = written.await;
         if roof.process {
             say_stopped(cut);
         }
@@ -514,6 +522,13 @@ impl Roof {
             stop.cancel();
         }
         cut
+    }
+
+    /// Once, whichever end comes first.
+    fn tell_stopped(&self, cut: usize) {
+        if !self.stopped.swap(true, Ordering::SeqCst) {
+            self.gateway.events.emit(Event::Stopped { cut });
+        }
     }
 
     fn files(&self) -> Vec<PathBuf> {

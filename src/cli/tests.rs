@@ -232,6 +232,25 @@ fn an_approval_is_requested_signed_activated_and_revoked() {
 }
 
 #[test]
+fn an_approval_of_a_certificate_is_explained_for_its_holder_and_for_nobody_else() {
+    let door = Door::open();
+    let bound = RequestApproval { hours: None, binding: Some(Binding::CertSha256("ab".repeat(32))), ..wanted() };
+    let id = gateway(&door).post::<Approval>("/approvals", &bound).unwrap().id;
+    let key = door.folder.path().join("alice.key");
+    std::fs::write(&key, ALICE_KEY).unwrap();
+    sign::sign(&gateway(&door), &id, "alice", &key).unwrap();
+    gateway(&door).post::<Activated>(&format!("/approvals/{id}/activate"), &json!({})).unwrap();
+    let asked = json!({ "client": "203.0.113.7", "path": "/orders/1", "approval": id });
+    let stranger = explain(&door, asked.clone());
+    assert_eq!((stranger.passes, stranger.decides.as_deref()), (false, Some("approval-binding")), "{}", stranger.verdict);
+    let mut of_holder = asked;
+    of_holder["identity"] = json!("sync");
+    let holder = explain(&door, of_holder);
+    assert!(holder.passes, "{}", holder.verdict);
+    assert_eq!(holder.limits.first().unwrap().rate, "60/min", "the approval's own rate is charged");
+}
+
+#[test]
 fn a_signature_of_another_key_is_refused() {
     let door = Door::open();
     let requested: Approval = gateway(&door).post("/approvals", &wanted()).unwrap();

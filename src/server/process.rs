@@ -10,7 +10,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Bound, Roof};
 use crate::admin::{TakenOver, times};
-use crate::events::Event;
 
 /// A line for stderr is waited for no longer.
 const SAYING: Duration = Duration::from_millis(500);
@@ -132,7 +131,7 @@ pub(super) fn watch_signals(roof: &Arc<Roof>, stop: &CancellationToken) -> std::
 fn end_at_once(roof: &Roof) -> ! {
     let cut = roof.slots.open();
     roof.crew.abandon(AT_ONCE);
-    roof.gateway.events.emit(Event::Stopped { cut });
+    roof.tell_stopped(cut);
     roof.gateway.events.flush(AT_ONCE);
     say_within(format!("doorward stopped: by a second signal, {} cut\n", connections(cut)), AT_ONCE);
     std::process::exit(1);
