@@ -399,7 +399,8 @@ impl<'a> Passage<'a> {
         head.uri = target.path.to_target().ok_or_else(|| unsent("the canonical target is not a URI"))?.into();
         // How the client speaks is no matter between this gateway and the application.
         head.version = Version::HTTP_11;
-        let request = Outbound { request: Request::from_parts(head, body), preset: Some(origin) };
+        let client = Some(caller.client.key);
+        let request = Outbound { request: Request::from_parts(head, body), preset: Some(origin), client };
         let forward::Forwarded { response, server, tunnel } =
             forward::send(self.worker, &upstream, permit, request, upgrade, terms).await?;
         self.recorder.record.upstream = Some(server);

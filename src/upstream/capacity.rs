@@ -42,7 +42,11 @@ impl Capacity {
 
     /// Whether somebody waits: who comes now has to stand behind.
     pub fn is_queued(&self) -> bool {
-        self.waiting.load(Ordering::SeqCst) > 0
+        self.waiting() > 0
+    }
+
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::SeqCst)
     }
 
     /// Fails closed: `None` when too many wait already.

@@ -7,6 +7,7 @@ mod outgoing;
 mod pool;
 mod reply;
 mod server;
+mod shares;
 
 pub mod h1;
 

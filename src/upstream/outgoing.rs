@@ -14,6 +14,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::Instant;
 
 use crate::clock::Alarm;
+use crate::net::ClientKey;
 
 use super::{Body, BodyError, ForwardErrorKind, h1};
 
@@ -21,6 +22,8 @@ use super::{Body, BodyError, ForwardErrorKind, h1};
 pub struct Outbound {
     pub request: Request<Body>,
     pub preset: Option<Arc<Preset>>,
+    /// For whom it is counted; nobody's is never held back for its client.
+    pub client: Option<ClientKey>,
 }
 
 /// Fields that many requests carry beside their own, put into words once.
@@ -58,7 +61,7 @@ const BROKEN: u8 = 2;
 
 /// Wraps a request's body; one without a body has nothing to watch.
 pub(super) fn wrap(outbound: impl Into<Outbound>) -> (Request<Outgoing>, Option<Arc<Sending>>) {
-    let Outbound { request, preset } = outbound.into();
+    let Outbound { request, preset, .. } = outbound.into();
     let sending = (!request.body().is_end_stream()).then(|| Arc::new(Sending::new()));
     let watched = sending.clone();
     (request.map(|body| Outgoing { body, sending: watched, preset }), sending)
@@ -145,7 +148,7 @@ impl Framing {
 
 impl From<Request<Body>> for Outbound {
     fn from(request: Request<Body>) -> Self {
-        Self { request, preset: None }
+        Self { request, preset: None, client: None }
     }
 }
 

@@ -13,11 +13,13 @@ use tokio::time::Instant;
 
 use crate::clock::Alarm;
 use crate::config::ServerScheme;
+use crate::net::ClientKey;
 
 use super::connect::{Failure, Incoming, Socket, StreamCap, Wire, dial};
 use super::h1;
 use super::outgoing::{self, Outbound, Outgoing, Sending};
 use super::server::{Server, Spoken};
+use super::shares::{self, Share, Standing};
 use super::{ForwardError, ForwardErrorKind, Reply, ReplyBody, Sent, Upstream};
 
 /// Idle HTTP/1 connections kept per server and worker.
@@ -42,6 +44,8 @@ pub(super) struct Outstanding {
     keep: Duration,
     /// Of a shared connection.
     stream: Option<Stream>,
+    /// Where the server is busy.
+    share: Option<Share>,
     alarm: Alarm,
 }
 
@@ -129,6 +133,7 @@ impl Pool {
         if outbound.request.method() == Method::CONNECT {
             return Err(ForwardError::new(ForwardErrorKind::BadGateway, true, "CONNECT is never forwarded"));
         }
+        let client = outbound.client;
         let (request, sending) = outgoing::wrap(outbound);
         // Boxed: it passes through many hands, each of which would hold the room for it.
         let mut request = Box::new(request);
@@ -137,7 +142,7 @@ impl Pool {
         let mut cause = String::new();
         while let Some((index, server)) = upstream.choose(self.turn.fetch_add(1, Ordering::Relaxed), &tried) {
             let mut guard = Outstanding::begin(server.clone(), self.shelves.clone(), upstream.timeouts.idle);
-            match self.attempt(&mut guard, upstream, &mut until, request, sending.as_deref()).await {
+            match self.attempt(&mut guard, upstream, client, &mut until, request, sending.as_deref()).await {
                 Ok(response) => {
                     server.answered();
                     let response = response.map(|incoming| ReplyBody::new(incoming, guard));
@@ -179,6 +184,7 @@ impl Pool {
         &self,
         guard: &mut Outstanding,
         upstream: &Upstream,
+        client: Option<ClientKey>,
         until: &mut Option<Instant>,
         mut request: Box<Request<Outgoing>>,
         sending: Option<&Sending>,
@@ -186,6 +192,13 @@ impl Pool {
         let server = guard.server.clone();
         let h1_only = request.headers().contains_key(UPGRADE) && server.url.scheme != ServerScheme::H2c;
         let mut terms = Terms { upstream, h1_only, until };
+        if let Some(client) = client.filter(|_| shares::count(&server, upstream.connections)) {
+            // Boxed: a request to a server that is not busy should not carry the room for it.
+            match Box::pin(share(&server, client, &mut terms)).await {
+                Ok(share) => guard.share = Some(share),
+                Err(cause) => return Err(Attempt::Unsent(request, cause)),
+            }
+        }
         let mut stale = 0;
         loop {
             let (lease, kept) = match self.lease(&server, &mut terms, stale < MAX_STALE).await {
@@ -275,6 +288,28 @@ impl Pool {
     }
 }
 
+/// A share of a busy server for this client. While it holds all that it may the request waits in the client's line. Fails closed:
+/// no wait longer than the upstream's `queue`.
+async fn share(server: &Arc<Server>, client: ClientKey, terms: &mut Terms<'_>) -> Result<Share, String> {
+    let standing = Standing::new(server, client, terms.upstream.connections).ok_or("too many of its client wait")?;
+    let limit = terms.upstream.queue;
+    let mut turn = standing.first;
+    loop {
+        let freed = standing.freed();
+        tokio::pin!(freed);
+        freed.as_mut().enable();
+        if turn && let Some(share) = standing.take() {
+            return Ok(share);
+        }
+        let until = *terms.until.get_or_insert_with(|| Instant::now() + limit);
+        tokio::select! {
+            () = freed => {}
+            () = tokio::time::sleep_until(until) => return Err(format!("its client held all that it may for {limit:?}")),
+        }
+        turn = true;
+    }
+}
+
 impl Default for Pool {
     fn default() -> Self {
         Self::new()
@@ -289,7 +324,7 @@ impl Outstanding {
 
     fn begin(server: Arc<Server>, shelves: Arc<Shelves>, keep: Duration) -> Self {
         server.begin();
-        Self { server, shelves, keep, stream: None, alarm: Alarm::default() }
+        Self { server, shelves, keep, stream: None, share: None, alarm: Alarm::default() }
     }
 
     /// A stream makes room for one who waits; a connection does when it is closed, or kept.
@@ -348,6 +383,7 @@ impl Drop for Outstanding {
     fn drop(&mut self) {
         self.server.end();
         self.release();
+        self.server.shares.offer(&self.server);
     }
 }
 

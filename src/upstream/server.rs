@@ -14,6 +14,7 @@ use crate::policy::Name;
 
 use super::ServerStatus;
 use super::capacity::Capacity;
+use super::shares::Shares;
 
 /// Connects that must fail in a row before a server is ejected, and requests that must get no answer in a row.
 const FAILED_CONNECTS: u32 = 3;
@@ -42,6 +43,7 @@ pub(super) struct Server {
     literal: Option<SocketAddr>,
     resolved: Mutex<Option<(Instant, Arc<[SocketAddr]>)>>,
     pub capacity: Arc<Capacity>,
+    pub shares: Shares,
     spoken: AtomicU8,
     outstanding: AtomicUsize,
     /// What active checks last decided.
@@ -133,6 +135,7 @@ impl Server {
             literal: url.host.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, url.port)),
             resolved: Mutex::default(),
             capacity: Arc::default(),
+            shares: Shares::default(),
             spoken: AtomicU8::new(Spoken::Unknown as u8),
             outstanding: AtomicUsize::new(0),
             down: AtomicBool::new(false),
@@ -168,7 +171,7 @@ impl Server {
 
     /// Requests sent whose response has not ended, over all workers.
     pub fn outstanding(&self) -> usize {
-        self.outstanding.load(Ordering::Relaxed)
+        self.outstanding.load(Ordering::SeqCst)
     }
 
     pub fn begin(&self) {
@@ -176,7 +179,7 @@ impl Server {
     }
 
     pub fn end(&self) {
-        self.outstanding.fetch_sub(1, Ordering::Relaxed);
+        self.outstanding.fetch_sub(1, Ordering::SeqCst);
     }
 
     pub fn spoken(&self) -> Spoken {

@@ -493,7 +493,7 @@ async fn the_target_and_host_of_http_1_stay_and_te_is_named_in_connection() {
 async fn what_is_added_to_a_request_goes_along_once_over_either_http() {
     let preset = Preset::new(vec![(HeaderName::from_static("x-told"), HeaderValue::from_static("by the gateway"))]);
     let preset = Arc::new(preset);
-    let told = || Outbound { request: get("/"), preset: Some(Arc::clone(&preset)) };
+    let told = || Outbound { request: get("/"), preset: Some(Arc::clone(&preset)), client: None };
     let mut server = raw(OK, false).await;
     finish(Pool::new().send(&plain(&[server.address]), told()).await.unwrap()).await;
     let head = server.requests.recv().await.unwrap();

@@ -308,6 +308,48 @@ fn the_cap_on_connections_holds_over_all_workers_and_who_waits_too_long_is_503()
 }
 
 #[test]
+fn trap_one_client_that_holds_connections_to_the_application_leaves_some_to_everybody_else() {
+    let held = Arc::new(AtomicUsize::new(0));
+    let go = Arc::new(tokio::sync::Semaphore::new(0));
+    let (holds, waits) = (Arc::clone(&held), Arc::clone(&go));
+    let toy = Toy::start(move |mut stream, _| {
+        let (holds, waits) = (Arc::clone(&holds), Arc::clone(&waits));
+        async move {
+            let mut ahead = Vec::new();
+            while let Some(heard) = hear(&mut stream, &mut ahead).await {
+                if heard.head.contains("/held") {
+                    holds.fetch_add(1, Ordering::SeqCst);
+                    waits.acquire().await.unwrap().forget();
+                }
+                if stream.write_all(OK).await.is_err() {
+                    break;
+                }
+            }
+        }
+    });
+    let stage = open(&format!("{BASE}{}", toy.site_with("connections = 8\nqueue = \"3s\"", "")));
+    let ask = |last: u8, path: &'static str| {
+        let stage = &stage;
+        async move { Visitor::new(stage, [1, last]).send(browser("POST", path), "x").await.unwrap().told() }
+    };
+    run(async {
+        let greedy = futures_util::future::join_all((0..12).map(|_| ask(1, "/held")));
+        let others = async {
+            while held.load(Ordering::SeqCst) < 6 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            for last in 2..10 {
+                assert_eq!(ask(last, "/").await, "200");
+            }
+            assert_eq!(held.load(Ordering::SeqCst), 6, "three quarters are one client's");
+            go.add_permits(12);
+        };
+        let (greedy, ()) = futures_util::future::join(greedy, others).await;
+        assert!(greedy.iter().all(|told| told == "200"), "who waits for his own share has it in turn: {greedy:?}");
+    });
+}
+
+#[test]
 fn tls_upstreams_that_are_expired_wrongly_named_or_of_another_ca_are_503_and_hear_nothing() {
     let (backstage, other) = (Backstage::make(), Backstage::make());
     let expired = LeafSpec { from_days: -30, until_days: -2, ..LeafSpec::server(&["127.0.0.1"]).unwrap() };

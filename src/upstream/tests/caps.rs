@@ -2,6 +2,7 @@
 
 use super::h2::h2_echo;
 use super::*;
+use crate::net::ClientAddr;
 
 fn capped(scheme: ServerScheme, address: SocketAddr, connections: usize, queue: Duration) -> Arc<Upstream> {
     prepared(&UpstreamSpec { connections, queue, ..spec(vec![url(scheme, address)]) })
@@ -50,6 +51,78 @@ async fn a_server_never_has_more_connections_than_it_is_given_and_all_who_wait_a
     assert!(answers.iter().all(|status| *status == 200));
     assert!(most.load(Ordering::SeqCst) <= 3, "{most:?}");
     assert!(!upstream.servers[0].capacity.is_queued());
+}
+
+fn of(last: u8) -> Outbound {
+    Outbound { client: Some(ClientAddr::new([192, 0, 2, last].into(), 64).key), ..get("/").into() }
+}
+
+#[tokio::test]
+async fn trap_one_client_that_holds_its_connections_leaves_some_to_others_and_waits_for_its_own() {
+    let (address, go, most) = slow().await;
+    let upstream = capped(ServerScheme::Http, address, 8, PATIENCE);
+    let pools = [Pool::new(), Pool::new()];
+    let server = &upstream.servers[0];
+    let mut all = futures_util::stream::FuturesUnordered::new();
+    for at in 0..20 {
+        all.push(pools[at % 2].send(&upstream, of(1)));
+    }
+    let others = async {
+        until("all of one client are there", || server.outstanding() == 20 && most.load(Ordering::SeqCst) == 6).await;
+        let neighbours = futures_util::future::join(pools[0].send(&upstream, of(2)), pools[1].send(&upstream, of(3)));
+        let look = async {
+            until("others are served", || most.load(Ordering::SeqCst) == 8).await;
+            assert_eq!((server.shares.standing(), server.capacity.waiting()), (14, 0));
+            go.add_permits(22);
+        };
+        let ((two, three), ()) = futures_util::future::join(neighbours, look).await;
+        for reply in [two, three] {
+            assert_eq!(finish(reply.unwrap()).await.0, 200);
+        }
+    };
+    let own = async {
+        while let Some(reply) = all.next().await {
+            assert_eq!(finish(reply.unwrap()).await.0, 200);
+        }
+    };
+    tokio::join!(own, others);
+    assert_eq!((server.outstanding(), server.shares.standing(), server.shares.clients()), (0, 0, 0));
+}
+
+#[tokio::test]
+async fn a_client_that_is_alone_has_all_of_its_requests_served_however_few_connections_there_are() {
+    for connections in [1, 2, 3, 8] {
+        let server = raw(OK, false).await;
+        let upstream = capped(ServerScheme::Http, server.address, connections, PATIENCE);
+        let pools = [Pool::new(), Pool::new()];
+        let all = (0..200).map(|at| {
+            let (pool, upstream) = (&pools[at % 2], &upstream);
+            async move { finish(pool.send(upstream, of(1)).await.unwrap()).await.0 }
+        });
+        assert!(futures_util::future::join_all(all).await.iter().all(|status| *status == 200));
+        assert_eq!(upstream.servers[0].shares.clients(), 0);
+    }
+}
+
+#[tokio::test]
+async fn who_waits_too_long_for_its_own_share_is_told_so_and_leaves_no_trace() {
+    let (address, go, most) = slow().await;
+    let upstream = capped(ServerScheme::Http, address, 4, Duration::from_millis(30));
+    let pool = Pool::new();
+    let held = futures_util::future::join_all((0..3).map(|_| pool.send(&upstream, of(1))));
+    let refused = async {
+        until("its share is taken", || most.load(Ordering::SeqCst) == 3).await;
+        let error = pool.send(&upstream, of(1)).await.err().unwrap();
+        assert_eq!((error.kind, error.unsent), (ForwardErrorKind::Unavailable, true));
+        assert!(error.cause.contains("its client"), "{}", error.cause);
+        assert!(upstream.servers[0].status(Instant::now()).healthy);
+        go.add_permits(3);
+    };
+    let (held, ()) = tokio::join!(held, refused);
+    for reply in held {
+        assert_eq!(finish(reply.unwrap()).await.0, 200);
+    }
+    assert_eq!((upstream.servers[0].shares.standing(), upstream.servers[0].shares.clients()), (0, 0));
 }
 
 #[tokio::test]
