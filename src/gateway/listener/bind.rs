@@ -2,8 +2,9 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 /// Bound sockets, made in `prepare` so that `commit` cannot fail; kept over reloads where the address is unchanged.
 pub struct Sockets {
@@ -27,6 +28,12 @@ pub(super) const BACKLOG: i32 = 4096;
 /// writable again only once a third of that is gone: a slow reader seems to take nothing for minutes. The kernel looks before each
 /// of its pieces of up to 64 KiB, so that some 80 KiB may have to go until progress shows.
 const MOST_UNSENT: u32 = 32 * 1024;
+
+/// When a peer is asked whether it is still there that was sent nothing and said nothing: while an answer is in the making, or in
+/// a tunnel, nothing else finds out. Two minutes in all, which a network may be away for.
+const ASKED_AFTER: Duration = Duration::from_secs(30);
+const ASKED_EVERY: Duration = Duration::from_secs(15);
+const ASKED_TIMES: u32 = 6;
 
 /// Binds with SO_REUSEPORT, backlog 4096, V6ONLY off; `[::]` falls back to `0.0.0.0` on a host without IPv6. Port 0 works:
 /// all workers get the same port, and `Sockets::address` tells which.
@@ -64,6 +71,8 @@ pub(super) fn tune(listener: &TcpListener) {
     let _ = socket.set_tcp_nodelay(true);
     #[cfg(target_os = "linux")]
     let _ = socket.set_tcp_notsent_lowat(MOST_UNSENT);
+    let probes = TcpKeepalive::new().with_time(ASKED_AFTER).with_interval(ASKED_EVERY).with_retries(ASKED_TIMES);
+    let _ = socket.set_tcp_keepalive(&probes);
 }
 
 fn first(address: SocketAddr) -> io::Result<TcpListener> {
@@ -123,7 +132,9 @@ mod tests {
         };
         let accepted = SockRef::from(&accepted);
         assert_eq!(accepted.tcp_notsent_lowat().unwrap(), MOST_UNSENT);
-        assert!(accepted.tcp_nodelay().unwrap());
+        assert!(accepted.keepalive().unwrap() && accepted.tcp_nodelay().unwrap());
+        let asked = (accepted.tcp_keepalive_time(), accepted.tcp_keepalive_interval(), accepted.tcp_keepalive_retries());
+        assert_eq!((asked.0.unwrap(), asked.1.unwrap(), asked.2.unwrap()), (ASKED_AFTER, ASKED_EVERY, ASKED_TIMES));
     }
 
     #[test]

@@ -65,9 +65,6 @@ const MAX_RESETS: usize = 20;
 const MAX_FAULTS: usize = 128;
 /// Of uploads whose answers are over, in all the life of an HTTP/2 connection: read on, so that the answers are seen.
 const MOST_THROWN_AWAY: usize = 16 * 1024 * 1024;
-/// How often a connection is asked whether anybody is still there, and how long for.
-const PING_EVERY: Duration = Duration::from_secs(30);
-const PING_WITHIN: Duration = Duration::from_secs(20);
 
 /// Serves HTTP/1.1 to its end. `handle` answers one request.
 ///
@@ -153,6 +150,8 @@ where
     let io = Gathered::new(io);
     let sender = io.clone();
     let (io, place) = Sifted::new(io, frames);
+    // No PING asks whether anybody is still there: its answer comes behind all that a slow client has not read yet, and whoever
+    // vanished is the kernel's to find.
     let connection = http2::Builder::new(Streams { stall: terms.patience(Protocol::Http2).stall, watch: Arc::clone(watch) })
         .timer(TokioTimer::new())
         .max_concurrent_streams(terms.streams)
@@ -163,8 +162,6 @@ where
         .initial_connection_window_size(CONNECTION_WINDOW)
         .adaptive_window(false)
         .max_send_buf_size(SEND_BUFFER)
-        .keep_alive_interval(PING_EVERY)
-        .keep_alive_timeout(PING_WITHIN)
         .serve_connection(TokioIo::new(io), service);
     // In a box, to be dropped before what it held is closed.
     let connection = Box::pin(Prompt { connection, sender });
@@ -492,7 +489,39 @@ async fn linger(mut io: impl AsyncRead + AsyncWrite + Unpin) {
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::{BodyExt as _, Empty};
+
     use super::*;
+    use crate::policy::limit::Quota;
+
+    /// Its PONG may stand behind all that it has not read yet, here or on its way.
+    #[tokio::test(start_paused = true)]
+    async fn a_client_is_not_cut_for_what_it_does_not_say_while_its_answer_is_in_the_making() {
+        let (second, hour) = (Duration::from_secs(1), Duration::from_secs(3600));
+        let quota = Quota { requests: 1, per: second, burst: 1 };
+        let caps =
+            Caps { connections: 1, connections_per_client: 1, handshakes_per_client: quota, streams: 9, headers: 9, head: 8192 };
+        let deadlines =
+            Deadlines { proxy_header: second, handshake: second, head: second, body: second, idle: second, drain: second };
+        let stop = CancellationToken::new();
+        let terms = Terms::new(&caps, &deadlines, &stop);
+        let (watch, (ours, mut theirs)) = (Arc::<Watch>::default(), tokio::io::duplex(64 * 1024));
+        let handle = |_| async move {
+            tokio::time::sleep(hour).await;
+            Ok(Response::new(Empty::new().map_err(|never| match never {}).boxed_unsync()))
+        };
+        let served = http2(ours, &watch, &terms, handle, &|_| {});
+        let client = async {
+            theirs.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+            theirs.write_all(b"\0\0\x06\x01\x05\0\0\0\x01\x82\x87\x84\x41\x01a").await.unwrap();
+            tokio::time::sleep(hour + second / 2).await;
+            let mut said = vec![0; 4096];
+            let read = theirs.read(&mut said).await.unwrap();
+            let head = b"\x01\x05\0\0\0\x01\x88";
+            assert!(said[..read].windows(head.len()).any(|bytes| bytes == head), "{:?}", &said[..read]);
+        };
+        tokio::join!(served, client);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_stream_whose_client_takes_nothing_ends_and_one_that_waits_for_the_application_does_not() {
