@@ -173,3 +173,22 @@ fn trap_slowloris_answers_that_h2_holds_whole_do_not_outlast_their_deadline_besi
         assert!(matches!(ended, Ended::Closed | Ended::Broken), "{ended:?}");
     });
 }
+
+#[test]
+fn a_connect_with_a_body_is_told_as_not_taken_and_not_as_a_head_that_is_too_large() {
+    run(async {
+        let (mut stage, door, recorder) = recorded().await;
+        let mut framed = Framed::open(&door, [116, 1]).await.expect("a handshake");
+        let fields: [(&str, &[u8]); 3] = [(":method", b"CONNECT"), (":authority", b"localhost"), ("content-length", b"5")];
+        framed.send(&frame(HEADERS, END_HEADERS, 1, &block(&fields))).await.expect("sent");
+        assert_eq!(framed.farewell().await, (None, Ended::Closed));
+        event(&mut stage, &["\"event\":\"protocol.error\"", "127.0.116.1\"", "not taken"]).await;
+        assert_eq!(recorder.take().await, [], "nothing went up");
+        let lines = tokio::task::spawn_blocking(move || {
+            stage.close().expect("it ends well");
+            lines_with(&stage.folder.path().join("state/access.log"), &["127.0.116.1"])
+        });
+        let lines = lines.await.expect("closed");
+        assert!(lines.len() == 1 && lines[0].contains("\"status\":0") && lines[0].contains("not taken"), "{lines:?}");
+    });
+}

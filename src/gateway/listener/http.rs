@@ -183,10 +183,19 @@ where
 /// A stream that h2 refused by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
-    /// The code that it was reset with; `None`: it was answered, 431.
-    pub reset: Option<&'static str>,
+    pub how: HowRefused,
     /// It was a request by then, with a record of its own.
     pub begun: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum HowRefused {
+    /// With this code.
+    Reset(&'static str),
+    /// By a 431.
+    TooLarge,
+    /// By the end of the connection: hyper takes no CONNECT with a body, and nothing that came with the end of its client.
+    Ended,
 }
 
 /// An HTTP/2 connection, and what it refused since it was last looked at.
@@ -206,20 +215,24 @@ impl<C: Future> Future for Judged<'_, C> {
         let polled = self.connection.as_mut().poll(cx);
         // While the socket takes nothing h2 may not have read what came, nor said what it thinks of it.
         if self.watch.blocked().is_none() {
-            self.settle();
+            self.settle(polled.is_ready());
         }
         polled
     }
 }
 
 impl<C> Judged<'_, C> {
-    /// By now every head that came whole is a request or was refused.
-    fn settle(&mut self) {
+    /// By now every head that came whole is a request or was refused; `over`: with the connection itself.
+    fn settle(&mut self, over: bool) {
         let unbegun = self.refused.heads().map_or(0, |heads| heads.saturating_sub(self.watch.requests() + self.told));
         let (resets, code) = self.refused.take_resets();
         for place in 0..unbegun.max(resets) {
-            let refusal = Refusal { reset: (place < resets).then_some(code), begun: place >= unbegun };
-            (self.tell)(refusal);
+            let how = match over {
+                _ if place < resets => HowRefused::Reset(code),
+                false => HowRefused::TooLarge,
+                true => HowRefused::Ended,
+            };
+            (self.tell)(Refusal { how, begun: place >= unbegun });
         }
         self.told += unbegun;
     }

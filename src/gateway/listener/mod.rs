@@ -43,6 +43,7 @@ use crate::policy::ban::BanAnswer;
 
 use self::drive::End;
 use self::handshake::Secured;
+use self::http::HowRefused;
 use self::seldom::Seldom;
 use self::slots::{ClientSlot, Slot};
 use self::wire::{Held, Watch, Wire};
@@ -405,12 +406,13 @@ fn tell(worker: &Worker, end: End<hyper::Error>, watch: &Watch, version: Version
 }
 
 fn tell_refusal(worker: &Worker, refusal: http::Refusal, peer: IpAddr, client: IpAddr) {
-    let cause = match refusal.reset {
-        Some(code) => format!("an HTTP/2 stream was reset with {code}"),
-        None => "the head of an HTTP/2 request is larger than caps.head".to_owned(),
+    let cause = match refusal.how {
+        HowRefused::Reset(code) => format!("an HTTP/2 stream was reset with {code}"),
+        HowRefused::TooLarge => "the head of an HTTP/2 request is larger than caps.head".to_owned(),
+        HowRefused::Ended => "the connection ended with an HTTP/2 request that was not taken".to_owned(),
     };
     if !refusal.begun {
-        let status = refusal.reset.is_none().then_some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+        let status = (refusal.how == HowRefused::TooLarge).then_some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
         record(worker, Version::HTTP_2, status, &cause, peer, client);
     }
     worker.gateway.events.emit(Event::ProtocolError { client, cause });
