@@ -11,6 +11,7 @@ use crate::common::h2::{
 use crate::common::honest::Honest;
 use crate::common::recorder::{Arrived, Recorder};
 use crate::support::process::lines_with;
+use crate::support::upstream::{OK, Toy};
 use crate::support::{BASE, OPEN_SITE, Stage, event, open, run};
 
 /// A stage before a recorder, in its own time.
@@ -142,12 +143,22 @@ fn a_client_that_grants_no_window_is_cut_within_the_body_deadline() {
 
 #[test]
 fn trap_slowloris_answers_that_h2_holds_whole_do_not_outlast_their_deadline_beside_requests_that_are_answered() {
-    let mut stage = open(&format!("{BASE}{OPEN_SITE}"));
+    let (toy, _) = Toy::answering(|heard| {
+        let path = heard.head.split(' ').nth(1).unwrap_or_default();
+        let chunked =
+            |end| format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n{end}\r\n").into_bytes();
+        match path {
+            "/chunks" => chunked(""),
+            "/trailers" => chunked("x-trailer: 1\r\n"),
+            _ => OK.to_vec(),
+        }
+    });
+    let mut stage = open(&format!("{BASE}{}", toy.site()));
     let door = Door { https: stage.https(), roots: stage.pki.folder.join("server-ca.pem") };
-    run(async {
-        let mut framed = Framed::silent(&door, [115, 1]).await.expect("a handshake");
+    let leaves_answers = async |place: u8, path: &str| {
+        let mut framed = Framed::silent(&door, [115, place]).await.expect("a handshake");
         framed.send(&[PREFACE, &settings(&[(1, 0), (4, 1)])].concat()).await.expect("sent");
-        framed.send(&[get(1, "/"), get(3, "/"), get(5, "/")].concat()).await.expect("sent");
+        framed.send(&[get(1, path), get(3, path), get(5, path)].concat()).await.expect("sent");
         let mut answered = 0;
         let leaves = async {
             for stream in (7..).step_by(2) {
@@ -166,11 +177,18 @@ fn trap_slowloris_answers_that_h2_holds_whole_do_not_outlast_their_deadline_besi
                 tokio::time::sleep(Duration::from_millis(150)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(20), leaves).await.expect("whoever leaves answers is asked to leave");
-        assert!(answered > 5, "{answered}");
-        event(&mut stage, &["\"event\":\"protocol.error\"", "did not take its answer", "127.0.115.1\""]).await;
+        tokio::time::timeout(Duration::from_secs(20), leaves)
+            .await
+            .unwrap_or_else(|_| panic!("{path}: nobody asked it to leave"));
+        assert!(answered > 5, "{path}: {answered}");
         let ended = framed.farewell().await.1;
-        assert!(matches!(ended, Ended::Closed | Ended::Broken), "{ended:?}");
+        assert!(matches!(ended, Ended::Closed | Ended::Broken), "{path}: {ended:?}");
+    };
+    run(async {
+        tokio::join!(leaves_answers(1, "/"), leaves_answers(2, "/chunks"), leaves_answers(3, "/trailers"));
+        for _ in 1..=3 {
+            event(&mut stage, &["\"event\":\"protocol.error\"", "did not take its answer", "127.0.115."]).await;
+        }
     });
 }
 

@@ -263,7 +263,7 @@ mod tests {
     use bytes::Bytes;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
-    use super::super::untaken::Piece;
+    use super::super::streams::Pace;
     use super::super::wire::Wire;
     use super::*;
 
@@ -464,7 +464,12 @@ mod tests {
             let (_wire, _theirs, watch) = wire(64);
             let left = Cell::new(None);
             let started = Instant::now();
-            let end = || Piece::last(Bytes::from_static(b"end"), watch.begin());
+            let end = || {
+                let pace = Pace::new(Arc::clone(&watch));
+                assert!(pace.keep(watch.begin()).is_none());
+                pace.finish();
+                pace
+            };
             let stuck = async {
                 let stuck = end();
                 tokio::time::sleep(Duration::from_secs(taken_after)).await;

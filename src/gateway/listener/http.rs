@@ -1,15 +1,13 @@
 //! HTTP/1 or HTTP/2 on a connection that is already known, with every cap; never the auto builder.
 
 use std::error::Error as _;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::io;
-use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::TryFutureExt as _;
 use http::header::{CONNECTION, HeaderValue};
 use http::{Request, Response, StatusCode, Version};
@@ -20,8 +18,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::runtime::Handle;
-use tokio::task::AbortHandle;
-use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Caps, Deadlines};
@@ -36,7 +33,7 @@ use super::gather::Gathered;
 use super::heads::Heads;
 use super::nap::Talk;
 use super::sift::Sifted;
-use super::untaken::Piece;
+use super::streams::{PACE, Pace, Piece, Streams};
 use super::wire::{InFlight, Watch};
 
 /// Limits of one connection, as its snapshot had them when it began: copied, so that it holds nothing else of that.
@@ -152,7 +149,7 @@ where
     let (io, place) = Sifted::new(io, frames);
     // No PING asks whether anybody is still there: its answer comes behind all that a slow client has not read yet, and whoever
     // vanished is the kernel's to find.
-    let connection = http2::Builder::new(Streams { stall: terms.patience(Protocol::Http2).stall, watch: Arc::clone(watch) })
+    let connection = http2::Builder::new(Streams::new(Arc::clone(watch), terms.patience(Protocol::Http2).stall))
         .timer(TokioTimer::new())
         .max_concurrent_streams(terms.streams)
         .max_header_list_size(u32::try_from(terms.head).unwrap_or(u32::MAX))
@@ -289,14 +286,18 @@ fn answer(
 ) -> impl Future<Output = Result<Response<Answer>, Dropped>> {
     response.map_ok(move |response| {
         let pace = PACE.try_with(Arc::clone).ok();
-        response.map(|body| Answer { body, pace, h2, over: false, unread, in_flight: Some(in_flight) })
+        let in_flight = match &pace {
+            Some(pace) => pace.keep(in_flight),
+            None => Some(in_flight),
+        };
+        response.map(|body| Answer { body, pace, h2, over: false, unread, in_flight })
     })
 }
 
 /// What an exchange ends with, asked from within: the task of its stream (HTTP/2), else that of its connection.
 pub(in crate::gateway) fn home(connection: &Connection, version: Version) -> Home {
     if version == Version::HTTP_2 {
-        return Home::Stream(PACE.try_with(|pace| pace.task.get().cloned()).ok().flatten());
+        return Home::Stream(PACE.try_with(|pace| pace.task()).ok().flatten());
     }
     Home::Connection(connection.task.get().cloned())
 }
@@ -310,28 +311,8 @@ pub(super) struct Answer {
     /// It was handed out to its end.
     over: bool,
     unread: Unread,
-    /// `None`: it went with the last bytes.
+    /// Over HTTP/2 it goes with the stream.
     in_flight: Option<InFlight>,
-}
-
-/// Whether an HTTP/2 stream waits for its client: it does from a frame handed out until the next one is asked for.
-struct Pace {
-    waits: AtomicBool,
-    frames: AtomicUsize,
-    task: OnceLock<AbortHandle>,
-    /// Of its connection.
-    watch: Arc<Watch>,
-}
-
-impl Pace {
-    fn new(watch: Arc<Watch>) -> Self {
-        Self { waits: AtomicBool::new(false), frames: AtomicUsize::new(0), task: OnceLock::new(), watch }
-    }
-}
-
-tokio::task_local! {
-    /// Of the stream whose task this is.
-    static PACE: Arc<Pace>;
 }
 
 impl http_body::Body for Answer {
@@ -341,14 +322,10 @@ impl http_body::Body for Answer {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, BodyError>>> {
         let poll = Pin::new(&mut self.body).poll_frame(cx);
         if let Some(pace) = &self.pace {
-            let waits = matches!(poll, Poll::Ready(Some(Ok(_))));
-            pace.waits.store(waits, Ordering::Relaxed);
-            if waits {
-                pace.frames.fetch_add(1, Ordering::Relaxed);
-            }
+            pace.note(matches!(poll, Poll::Ready(Some(Ok(_)))));
         }
         self.over |= matches!(poll, Poll::Ready(None));
-        poll.map_ok(|frame| frame.map_data(|bytes| self.piece(bytes)))
+        poll.map_ok(|frame| frame.map_data(|bytes| Piece::new(bytes, self.pace.clone())))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -357,15 +334,6 @@ impl http_body::Body for Answer {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
-    }
-}
-
-impl Answer {
-    fn piece(&mut self, bytes: Bytes) -> Piece {
-        match self.in_flight.take_if(|_| self.h2 && self.body.is_end_stream()) {
-            Some(request) => Piece::last(bytes, request),
-            None => Piece::new(bytes),
-        }
     }
 }
 
@@ -387,7 +355,7 @@ impl Drop for Answer {
             && let Ok(runtime) = Handle::try_current()
         {
             // It ends with its connection, whose streams all fail then.
-            let watch = Arc::clone(&pace.watch);
+            let watch = Arc::clone(pace.watch());
             runtime.spawn(async move { drink(rest, |read| watch.throw_away(read) < MOST_THROWN_AWAY).await });
         }
     }
@@ -408,64 +376,6 @@ impl<C: Future + Unpin, IO: AsyncWrite + Unpin> Future for Prompt<C, IO> {
         let _ = self.sender.poll_send(cx);
         polled
     }
-}
-
-/// Runs each HTTP/2 stream as a task that ends when its client takes nothing of the answer for too long: flow control lets a
-/// client hold an answer for ever while its connection looks alive. Dropping the stream resets it.
-#[derive(Clone)]
-struct Streams {
-    stall: Duration,
-    watch: Arc<Watch>,
-}
-
-impl<F> hyper::rt::Executor<F> for Streams
-where
-    F: Future + Send + 'static,
-    F::Output: Send,
-{
-    fn execute(&self, stream: F) {
-        let stall = self.stall;
-        let pace = Arc::new(Pace::new(Arc::clone(&self.watch)));
-        let own = Arc::clone(&pace);
-        let task = tokio::spawn(PACE.scope(Arc::clone(&pace), async move {
-            match paced(stream, &own, stall).await {
-                Paced::Over => own.watch.complete(),
-                Paced::Stalled => own.watch.stall(),
-            }
-        }));
-        // A stream is spawned once, and does not run before this thread is done here.
-        let _ = pace.task.set(task.abort_handle());
-    }
-}
-
-/// How a stream ended.
-#[derive(Debug, PartialEq)]
-enum Paced {
-    Over,
-    Stalled,
-}
-
-async fn paced(stream: impl Future, pace: &Pace, stall: Duration) -> Paced {
-    let mut stream = pin!(stream);
-    let mut timer: Option<Pin<Box<Sleep>>> = None;
-    let mut armed_for = 0;
-    poll_fn(|cx| {
-        if stream.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Paced::Over);
-        }
-        if !pace.waits.load(Ordering::Relaxed) {
-            armed_for = 0;
-            return Poll::Pending;
-        }
-        let frames = pace.frames.load(Ordering::Relaxed);
-        let until = (std::mem::replace(&mut armed_for, frames) != frames).then(|| Instant::now() + stall);
-        let timer = timer.get_or_insert_with(|| Box::pin(sleep_until(until.unwrap_or_else(Instant::now))));
-        if let Some(until) = until {
-            timer.as_mut().reset(until);
-        }
-        timer.as_mut().poll(cx).map(|()| Paced::Stalled)
-    })
-    .await
 }
 
 /// Says goodbye, as TLS demands and whatever broke (close_notify), and reads on for a moment, so that it is heard.
@@ -534,40 +444,5 @@ mod tests {
             assert!(said[..read].windows(head.len()).any(|bytes| bytes == head), "{:?}", &said[..read]);
         };
         tokio::join!(served, client);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_stream_whose_client_takes_nothing_ends_and_one_that_waits_for_the_application_does_not() {
-        let stall = Duration::from_secs(30);
-        let pace = Pace::new(Arc::default());
-        let started = Instant::now();
-        let never = poll_fn(|_| Poll::<()>::Pending);
-        pace.waits.store(true, Ordering::Relaxed);
-        pace.frames.store(1, Ordering::Relaxed);
-        assert_eq!(paced(never, &pace, stall).await, Paced::Stalled);
-        assert_eq!(started.elapsed(), stall);
-
-        pace.waits.store(false, Ordering::Relaxed);
-        let hour = tokio::time::sleep(Duration::from_secs(3600));
-        assert_eq!(paced(hour, &pace, stall).await, Paced::Over);
-        assert_eq!(started.elapsed(), stall + Duration::from_secs(3600));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn each_frame_taken_starts_the_wait_anew() {
-        let stall = Duration::from_secs(30);
-        let pace = Pace::new(Arc::default());
-        let started = Instant::now();
-        let stream = async {
-            for _ in 0..4 {
-                pace.frames.fetch_add(1, Ordering::Relaxed);
-                pace.waits.store(true, Ordering::Relaxed);
-                tokio::time::sleep(Duration::from_secs(29)).await;
-            }
-            pace.frames.fetch_add(1, Ordering::Relaxed);
-            poll_fn(|_| Poll::<()>::Pending).await;
-        };
-        assert_eq!(paced(stream, &pace, stall).await, Paced::Stalled);
-        assert_eq!(started.elapsed().as_secs(), 4 * 29 + 30);
     }
 }

@@ -14,6 +14,7 @@ mod seldom;
 mod session;
 mod sift;
 mod slots;
+mod streams;
 mod tickets;
 mod untaken;
 mod wire;

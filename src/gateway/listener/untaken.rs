@@ -1,27 +1,8 @@
-//! Answers that hyper has whole and the client has not: h2 keeps the end of one until its client grants a window for it, long
-//! after the task of its stream is done.
+//! How long answers wait that nobody waits with: their streams have no task any more.
 
-use std::io::IoSlice;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use bytes::{Buf, Bytes};
-
-use super::wire::InFlight;
-
-/// Bytes of an answer, as hyper holds them until they are written or their stream is over. The last ones of an HTTP/2 answer keep
-/// its request in flight.
-pub(super) struct Piece {
-    bytes: Bytes,
-    _last: Option<Last>,
-}
-
-/// The end of an answer.
-struct Last {
-    request: InFlight,
-    after: bool,
-}
-
-/// The ends of answers that were handed out and are not written, parted by when: before the last turn, or after it. Whatever a
+/// Answers that h2 has to their ends and did not write, parted by since when: before the last turn, or after it. Whatever a
 /// connection does besides, what was there before one turn and is there at the next was not taken all the time between.
 #[derive(Default)]
 pub(super) struct Turns {
@@ -30,26 +11,18 @@ pub(super) struct Turns {
     odd: AtomicUsize,
 }
 
-impl Piece {
-    pub(super) fn new(bytes: Bytes) -> Self {
-        Self { bytes, _last: None }
-    }
-
-    pub(super) fn last(bytes: Bytes, request: InFlight) -> Self {
-        let turns = &request.watch().untaken;
-        let after = turns.turned.load(Ordering::Relaxed);
-        turns.side(after).fetch_add(1, Ordering::Relaxed);
-        Self { bytes, _last: Some(Last { request, after }) }
-    }
-}
-
-impl Drop for Last {
-    fn drop(&mut self) {
-        self.request.watch().untaken.side(self.after).fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 impl Turns {
+    /// One more. To be told where it is let go.
+    pub(super) fn enter(&self) -> bool {
+        let side = self.turned.load(Ordering::Relaxed);
+        self.side(side).fetch_add(1, Ordering::Relaxed);
+        side
+    }
+
+    pub(super) fn leave(&self, side: bool) {
+        self.side(side).fetch_sub(1, Ordering::Relaxed);
+    }
+
     pub(super) fn any(&self) -> bool {
         [&self.even, &self.odd].iter().any(|side| side.load(Ordering::Relaxed) > 0)
     }
@@ -69,47 +42,23 @@ impl Turns {
     }
 }
 
-impl Buf for Piece {
-    fn remaining(&self) -> usize {
-        self.bytes.remaining()
-    }
-
-    fn chunk(&self) -> &[u8] {
-        self.bytes.chunk()
-    }
-
-    fn chunks_vectored<'a>(&'a self, pieces: &mut [IoSlice<'a>]) -> usize {
-        self.bytes.chunks_vectored(pieces)
-    }
-
-    fn advance(&mut self, by: usize) {
-        self.bytes.advance(by);
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use super::super::wire::Watch;
     use super::*;
 
     #[test]
-    fn a_request_is_in_flight_until_the_end_of_its_answer_is_let_go_and_ages_by_turns() {
-        let watch = Arc::<Watch>::default();
-        let turns = &watch.untaken;
-        let last = || Piece::last(Bytes::from_static(b"end"), watch.begin());
-        let first = last();
+    fn what_is_there_at_two_turns_is_old_whatever_came_and_went_between() {
+        let turns = Turns::default();
+        let first = turns.enter();
         assert!(turns.any() && !turns.are_old());
         turns.turn();
-        let second = last();
+        let second = turns.enter();
         assert!(turns.are_old());
-        drop(first);
+        turns.leave(first);
         assert!(turns.any() && !turns.are_old());
-        assert_eq!(watch.in_flight(), 1);
         turns.turn();
         assert!(turns.are_old());
-        drop(second);
-        assert!(!turns.any() && watch.in_flight() == 0);
+        turns.leave(second);
+        assert!(!turns.any() && !turns.are_old());
     }
 }
