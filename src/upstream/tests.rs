@@ -175,6 +175,21 @@ async fn a_connection_whose_request_has_not_ended_is_closed_with_its_answer() {
 }
 
 #[tokio::test]
+async fn a_switch_before_the_end_of_its_request_leads_nowhere_and_is_not_held_against_the_server() {
+    let server = raw(b"HTTP/1.1 101 Go\r\nUpgrade: toy\r\n\r\n", false).await;
+    let (pool, upstream) = (Pool::new(), plain(&[server.address]));
+    for _ in 0..6 {
+        let half = futures_util::stream::iter([Ok(Frame::data(Bytes::from("half")))]).chain(futures_util::stream::pending());
+        let request = Request::post("/").header("host", "a").body(StreamBody::new(half).boxed_unsync()).unwrap();
+        let reply = pool.send(&upstream, request).await.unwrap();
+        assert_eq!(reply.response.status(), StatusCode::SWITCHING_PROTOCOLS);
+        assert!(reply.response.into_body().into_tunnel().is_none());
+        assert_eq!((pool.idle(), upstream.servers[0].capacity.seats()), (0, 0));
+    }
+    assert!(upstream.servers[0].status(Instant::now()).healthy);
+}
+
+#[tokio::test]
 async fn a_request_goes_on_behind_an_early_answer_that_nobody_reads() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let upstream = plain(&[listener.local_addr().unwrap()]);

@@ -48,14 +48,15 @@ where
     T: AsyncRead + AsyncWrite + Unpin,
     B: Source,
 {
-    /// Fails closed: a switch to another protocol before the end of the request is refused.
-    pub(super) fn new(mut connection: Box<Connection<T>>, upload: Upload<B>, framing: Framing) -> Result<Self, Fault> {
+    /// Fails closed: a switch to another protocol before the end of the request leads nowhere, and ends the connection. It is no
+    /// fault that is held against the server, since the client may have held back the end.
+    pub(super) fn new(mut connection: Box<Connection<T>>, upload: Upload<B>, framing: Framing) -> Self {
         let extent = match framing.extent {
             Extent::Exact(length) => Left::Exact(length),
             Extent::Chunked => Left::Chunked(Chunks::new()),
             Extent::Rest => Left::Rest,
             Extent::Switched if upload.is_whole() => Left::Switched,
-            Extent::Switched => return Err(Fault::Malformed("it switches protocols before the end of the request")),
+            Extent::Switched => Left::Exact(0),
         };
         let upload = if upload.is_whole() {
             connection.outbox = upload.into_buffer();
@@ -67,7 +68,7 @@ where
         if matches!(incoming.extent, Left::Exact(0)) {
             incoming.end();
         }
-        Ok(incoming)
+        incoming
     }
 
     /// The connection, where it may serve again; once.

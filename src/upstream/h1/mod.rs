@@ -136,7 +136,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         *response.status_mut() = head.status;
         *response.version_mut() = head.version;
         *response.headers_mut() = head.headers;
-        let incoming = Incoming::new(self, upload, framing).map_err(Failure::Sent)?;
+        let incoming = Incoming::new(self, upload, framing);
         Ok(response.map(|()| incoming))
     }
 
