@@ -9,7 +9,7 @@ use crate::support::caller::Caller;
 use crate::support::{BASE, OPEN_SITE, open, run};
 
 /// What a slow reader takes at once, how often, and for how long: several times the deadline of [`BASE`] for a body.
-const SIP: usize = 8192;
+const SIP: usize = 32 * 1024;
 const EVERY: Duration = Duration::from_millis(100);
 const SIPS: usize = 70;
 
@@ -27,7 +27,7 @@ fn a_download_that_is_read_slowly_goes_on_although_the_kernel_would_take_megabyt
         stream.write_all(b"GET /download?mib=64 HTTP/1.1\r\nHost: localhost\r\n\r\n").await.expect("a reader");
         let mut sip = vec![0; SIP];
         // At first as fast as it comes, which has the kernel make much room.
-        for _ in 0..1024 {
+        for _ in 0..256 {
             stream.read_exact(&mut sip).await.expect("an answer");
         }
         for sips in 0..SIPS {
