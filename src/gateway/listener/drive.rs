@@ -59,13 +59,13 @@ pub(super) enum Wish {
 
 /// How long a connection rests before it naps: those in use are left alone.
 const RESTED: Duration = Duration::from_millis(200);
-/// How long a connection may take to say goodbye, and one that is condemned.
+/// How long a connection may take to say goodbye, and one that is condemned or whose client takes nothing.
 const GOODBYE: Duration = Duration::from_secs(5);
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Streams that may stall before a connection at rest has only so long to ask for something else; each that does not stall makes
 /// up for one. One paused download is no attack, nor are several on a connection that is in use.
 const MOST_STALLS: usize = 3;
-const SECOND_CHANCE: Duration = Duration::from_secs(5);
+const SECOND_CHANCE: Duration = Duration::from_secs(1);
 
 /// Runs a connection to its end. `stop` and `idle` ask it to close after what is in flight; the other deadlines drop it.
 /// Fails closed: every phase but an answer in the making has a deadline, and those have the application's.
@@ -212,7 +212,8 @@ impl Course {
         watch.rest(now);
         self.nap = Some(now + RESTED);
         let idle = if watch.stalls() < MOST_STALLS { self.patience.idle } else { self.patience.idle.min(SECOND_CHANCE) };
-        self.phase = if self.leaving { Phase::Goodbye(now + GOODBYE) } else { Phase::Idle(now + idle) };
+        let goodbye = if self.stalled { LAST_WORDS } else { GOODBYE };
+        self.phase = if self.leaving { Phase::Goodbye(now + goodbye) } else { Phase::Idle(now + idle) };
     }
 
     /// The deadline passed: what to ask for, or how it ends.
