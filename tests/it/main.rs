@@ -38,7 +38,6 @@ mod revocation;
 mod revocation_edges;
 mod shedding;
 mod signatures;
-mod slow_readers;
 mod state;
 mod support;
 mod tables;

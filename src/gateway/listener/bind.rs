@@ -24,12 +24,6 @@ pub enum ListenerKind {
 /// Connections that the kernel may hold for a worker that is busy.
 pub(super) const BACKLOG: i32 = 4096;
 
-/// Of what was written, how much the kernel may hold that was not sent yet. Without a bound a socket takes up to 4 MiB and is
-/// writable again only once a third of that is gone: a slow reader seems to take nothing for minutes. It is writable below half of
-/// this, and the kernel looks before each of its pieces of up to 64 KiB, so that some 320 KiB may have to go until progress shows.
-/// A fast reader is woken for more often the less this is: 128 KiB cost three quarters more CPU time for bodies of 10 MB.
-const MOST_UNSENT: u32 = 512 * 1024;
-
 /// When a peer is asked whether it is still there that was sent nothing and said nothing: while an answer is in the making, or in
 /// a tunnel, nothing else finds out. Two minutes in all, which a network may be away for.
 const ASKED_AFTER: Duration = Duration::from_secs(30);
@@ -70,8 +64,7 @@ pub(super) fn tune(listener: &TcpListener) {
     let socket = SockRef::from(listener);
     // Answers are written whole; waiting to fill a segment only delays them.
     let _ = socket.set_tcp_nodelay(true);
-    #[cfg(target_os = "linux")]
-    let _ = socket.set_tcp_notsent_lowat(MOST_UNSENT);
+    // No TCP_NOTSENT_LOWAT: slow readers would show progress sooner, but bodies of 10 MB cost up to two thirds more CPU time.
     let probes = TcpKeepalive::new().with_time(ASKED_AFTER).with_interval(ASKED_EVERY).with_retries(ASKED_TIMES);
     let _ = socket.set_tcp_keepalive(&probes);
 }
@@ -132,7 +125,6 @@ mod tests {
             }
         };
         let accepted = SockRef::from(&accepted);
-        assert_eq!(accepted.tcp_notsent_lowat().unwrap(), MOST_UNSENT);
         assert!(accepted.keepalive().unwrap() && accepted.tcp_nodelay().unwrap());
         let asked = (accepted.tcp_keepalive_time(), accepted.tcp_keepalive_interval(), accepted.tcp_keepalive_retries());
         assert_eq!((asked.0.unwrap(), asked.1.unwrap(), asked.2.unwrap()), (ASKED_AFTER, ASKED_EVERY, ASKED_TIMES));
