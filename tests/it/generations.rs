@@ -18,7 +18,7 @@ use crate::support::underway::{Chunk, h2, until, uploading};
 use crate::support::upstream::{Toy, full, h2_request};
 use crate::support::{BASE, Socket, Stage, run, told};
 
-const RELOADS: u64 = 50;
+const RELOADS: u64 = 100;
 /// Certificates on each list: more than half a megabyte in memory.
 const REVOKED: u64 = 10_000;
 /// In bytes, over the second half of the reloads: a half of what its lists take.
