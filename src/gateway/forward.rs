@@ -61,7 +61,8 @@ pub struct Forwarded {
 /// dropped, response trailers pass but for what a head alone may say. An upgrade is tunnelled only after the upstream's 101.
 ///
 /// Fails closed: a 101 that nobody asked for, or to another protocol than was asked for, is a bad gateway. Without
-/// `client_upgrade`, or with a body, the request loses its `Upgrade`. A gap in the response body longer than the upstream's `idle` ends it.
+/// `client_upgrade`, or with a body, the request loses its `Upgrade`. A gap in the response body longer than the upstream's `idle`
+/// ends it.
 pub async fn send(
     worker: &Arc<Worker>,
     upstream: &Upstream,

@@ -129,15 +129,11 @@ impl Guess {
         self.sent.clone()
     }
 
-    /// Whose it is.
-    pub fn account(&self) -> &AccountKey {
-        &self.told.account
-    }
-
-    /// It goes no further: nothing of it was sent, and there is no attempt to tell of.
-    pub fn give_back(self) {
-        let now = self.told.gateway.clock.now();
-        self.permit.settle(LoginOutcome::Unsent, now);
+    /// Goes on if its account's limits let it. Else it is given back: nothing of it was sent, and there is no attempt to tell of.
+    pub fn if_charged(self, charge: impl FnOnce(&AccountKey) -> Result<(), Denial>) -> Result<Self, Denial> {
+        let Err(denial) = charge(&self.told.account) else { return Ok(self) };
+        self.permit.settle(LoginOutcome::Unsent, self.told.gateway.clock.now());
+        Err(denial)
     }
 
     /// Settles by the answer; a ban that follows is on disk before the answer leaves. A success is told to `succeeded`.

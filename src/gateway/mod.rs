@@ -271,10 +271,8 @@ impl<'a> Passage<'a> {
                 self.attempts()?;
                 let guess = self.login_desk(rule, &caller.client, &permit).reserve(attempt)?;
                 // Only now: what the guess budget refuses must not use up others' share of a limit, an account's above all.
-                if let Err(denial) = self.charge(route, subject(&caller, route, &permit, Some(guess.account())), &mut charges) {
-                    guess.give_back();
-                    return Err(denial);
-                }
+                let charge = |account: &_| self.charge(route, subject(&caller, route, &permit, Some(account)), &mut charges);
+                let guess = guess.if_charged(charge)?;
                 head.extensions.insert(guess.sent());
                 (body, Some(guess))
             }

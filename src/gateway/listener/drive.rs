@@ -16,7 +16,8 @@ use super::wire::Watch;
 /// How long each phase may last.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Patience {
-    /// From a request's first byte to the end of its head, which empty lines and what TLS says for itself are not; of a new connection, from its first moment.
+    /// From a request's first byte to the end of its head, which empty lines and what TLS says for itself are not; of a new
+    /// connection, from its first moment.
     pub head: Duration,
     /// Between requests.
     pub idle: Duration,
